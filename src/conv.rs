@@ -1,0 +1,414 @@
+//! Build once, run many: the convolution and its builder.
+
+use crate::{
+    Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, Serial, Shape,
+    isa::{self, Token, with_lanes},
+    kernel::{Lanes, PANEL, Pixels, Strip, narrow},
+    output::OutputPixels,
+    pack::Packed,
+    plan::{self, Kernel, Schedule},
+    view::Lines,
+};
+
+/// A 1x1 convolution of NHWC tensors: packed weights, and everything that can be decided before an input is seen.
+///
+/// It is immutable: share it between threads. Running it allocates nothing.
+///
+/// # Example
+/// ```
+/// use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv};
+///
+/// // Two colours to one: half of each, and no light below zero.
+/// let conv = PointwiseConv::builder(2, 1).activation(Activation::Relu).build(&[0.5, 0.5])?;
+/// let x = [1.0, 3.0, -4.0, 2.0];
+/// let mut y = [0.0; 2];
+/// conv.run(Nhwc::new(&x, [1, 1, 2, 2])?, NhwcMut::new(&mut y, [1, 1, 2, 1])?)?;
+/// assert_eq!(y, [2.0, 0.0]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PointwiseConv {
+    packed: Packed,
+    token: Token,
+    choice: IsaChoice,
+    activation: Activation,
+    stride: (usize, usize),
+    groups: usize,
+    /// Of one group.
+    in_channels: usize,
+    out_channels: usize,
+}
+
+/// Collects what a [`PointwiseConv`] is made of.
+///
+/// # Example
+/// ```
+/// use pointwise::{Activation, Isa, PointwiseConv};
+///
+/// let conv = PointwiseConv::builder(4, 2)
+///     .bias(&[0.1, 0.2])
+///     .activation(Activation::Clamp { min: 0.0, max: 6.0 })
+///     .stride(2, 2)
+///     .groups(2)
+///     .isa(Isa::Scalar)
+///     .build(&[1.0, 2.0, 3.0, 4.0])?;
+/// assert_eq!(conv.output_shape([1, 7, 8, 4])?, [1, 4, 4, 2]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub struct Builder<'a> {
+    in_channels: usize,
+    out_channels: usize,
+    bias: Option<&'a [f32]>,
+    activation: Activation,
+    stride: (usize, usize),
+    groups: usize,
+    isa: Option<Isa>,
+}
+
+impl<'a> Builder<'a> {
+    /// One value added to each output channel before anything else; `out_channels` of them. Default: zeros.
+    pub fn bias(self, bias: &'a [f32]) -> Self {
+        Self { bias: Some(bias), ..self }
+    }
+
+    /// What is applied to each output value. Default: [`Activation::Identity`].
+    pub fn activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// Reads every `vertical`-th row and every `horizontal`-th pixel of it, from the first on. Default: 1, 1.
+    pub fn stride(self, vertical: usize, horizontal: usize) -> Self {
+        Self { stride: (vertical, horizontal), ..self }
+    }
+
+    /// Cuts the channels into `groups` equal parts; each part of the output sees only its part of the input. Default: 1.
+    pub fn groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+
+    /// The ISA to run on. Default: [`Isa::detect`]. `POINTWISE_MAX_ISA` does not limit it.
+    pub fn isa(self, isa: Isa) -> Self {
+        Self { isa: Some(isa), ..self }
+    }
+
+    /// Packs `weights`, which are `[out_channels, in_channels / groups]`, row-major (OHWI with H = W = 1).
+    ///
+    /// Memory: `4 * groups * ceil(out_channels / groups / 16) * 16 * (in_channels / groups + 1)` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Length`] for weights or bias,
+    /// [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name, [`Error::TooLarge`] where
+    /// the packed weights cannot be allocated.
+    pub fn build(self, weights: &[f32]) -> Result<PointwiseConv, Error> {
+        let (in_channels, out_channels) = check_channels(self.in_channels, self.out_channels, self.groups)?;
+        check_stride(self.stride)?;
+        self.activation.check()?;
+        check_weights(weights, self.bias, self.out_channels, in_channels)?;
+        let (token, choice) = self.isa.map_or_else(isa::detect, isa::force)?;
+        let sizes = [in_channels, out_channels, self.groups];
+        Ok(PointwiseConv {
+            packed: with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?,
+            token,
+            choice,
+            activation: self.activation,
+            stride: self.stride,
+            groups: self.groups,
+            in_channels,
+            out_channels,
+        })
+    }
+}
+
+impl PointwiseConv {
+    /// Starts a convolution from `in_channels` (K) to `out_channels` (F) channels, each 0 or more.
+    pub fn builder<'a>(in_channels: usize, out_channels: usize) -> Builder<'a> {
+        Builder {
+            in_channels,
+            out_channels,
+            bias: None,
+            activation: Activation::Identity,
+            stride: (1, 1),
+            groups: 1,
+            isa: None,
+        }
+    }
+
+    /// K, the channels of the input.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// assert_eq!(PointwiseConv::builder(3, 1).build(&[0.0; 3])?.in_channels(), 3);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn in_channels(&self) -> usize {
+        self.in_channels * self.groups
+    }
+
+    /// F, the channels of the output.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// assert_eq!(PointwiseConv::builder(3, 1).build(&[0.0; 3])?.out_channels(), 1);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn out_channels(&self) -> usize {
+        self.out_channels * self.groups
+    }
+
+    /// The shape of the output for an input `[batch, height, width, in_channels]`:
+    /// `[batch, ceil(height / vertical stride), ceil(width / horizontal stride), out_channels]`.
+    ///
+    /// # Errors
+    /// [`Error::Channels`] where the input's channels are not `in_channels`.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// let conv = PointwiseConv::builder(2, 1).stride(2, 3).build(&[0.0; 2])?;
+    /// assert_eq!(conv.output_shape([8, 5, 9, 2])?, [8, 3, 3, 1]);
+    /// assert!(conv.output_shape([8, 5, 9, 1]).is_err());
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn output_shape(&self, [n, h, w, channels]: Shape) -> Result<Shape, Error> {
+        if channels != self.in_channels() {
+            return Err(Error::Channels { expected: self.in_channels(), actual: channels });
+        }
+        Ok([n, output_size(h, self.stride.0), output_size(w, self.stride.1), self.out_channels()])
+    }
+
+    /// Computes `y = act(b + w x)` on the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Channels`] where `x` has not `in_channels`, [`Error::Shape`] where `y` has not the output's shape. Then
+    /// nothing is written.
+    ///
+    /// # Example
+    /// A fully connected layer is a convolution of one pixel:
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(3, 2).bias(&[10.0, 20.0]).build(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[1.0, 1.0, 1.0], [1, 1, 1, 3])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [16.0, 35.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
+        self.run_any(&Serial, x, None, y)
+    }
+
+    /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Shape`] for the residual.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.0; 2];
+    /// let shape = [1, 1, 2, 1];
+    /// conv.run_residual(Nhwc::new(&[1.0, 2.0], shape)?, Nhwc::new(&[0.5, 0.25], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.5, 4.25]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
+        self.run_any(&Serial, x, Some(residual), y)
+    }
+
+    /// [`run`](Self::run), with the work split over an executor's threads. The bits are the same. A panic in the executor
+    /// reaches the caller.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// See [`Executor`].
+    pub fn run_with(&self, executor: &impl Executor, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
+        self.run_any(executor, x, None, y)
+    }
+
+    /// [`run_residual`](Self::run_residual), with the work split over an executor's threads.
+    ///
+    /// # Errors
+    /// As [`run_residual`](Self::run_residual), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv, Serial};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let (mut y, shape) = ([0.0], [1, 1, 1, 1]);
+    /// conv.run_residual_with(&Serial, Nhwc::new(&[1.0], shape)?, Nhwc::new(&[0.5], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_residual_with(
+        &self,
+        executor: &impl Executor,
+        x: Nhwc<'_>,
+        residual: Nhwc<'_>,
+        y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        self.run_any(executor, x, Some(residual), y)
+    }
+
+    /// How a dense input of this shape is computed on so many threads: what [`run_with`](Self::run_with) decides.
+    ///
+    /// # Errors
+    /// [`Error::Channels`] where the input's channels are not `in_channels`; [`Error::TooLarge`] for a shape that no tensor
+    /// can have.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Isa, PointwiseConv};
+    /// let conv = PointwiseConv::builder(64, 256).isa(Isa::Scalar).build(&[0.0; 64 * 256])?;
+    /// let plan = conv.plan([1, 56, 56, 64], 1)?;
+    /// assert_eq!((plan.isa, plan.flops), (Isa::Scalar, 2 * 56 * 56 * 64 * 256));
+    /// println!("{plan}");
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn plan(&self, input: Shape, threads: usize) -> Result<Plan, Error> {
+        let output = self.output_shape(input)?;
+        plan::explain(
+            self.token,
+            self.choice,
+            [self.in_channels, self.out_channels, self.groups],
+            self.stride,
+            input,
+            output,
+            threads,
+        )
+    }
+
+    pub(crate) fn run_any(
+        &self,
+        executor: &impl Executor,
+        x: Nhwc<'_>,
+        residual: Option<Nhwc<'_>>,
+        y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        let expected = self.output_shape(x.shape())?;
+        check_shapes(expected, &y, residual.as_ref())?;
+        if expected.contains(&0) {
+            return Ok(());
+        }
+        let lines = Lines::new(self.stride, &x, &y, residual.as_ref());
+        with_lanes!(self.token, simd => self.run_lanes(simd, executor, &lines, x.data(), residual.map(|r| r.data()), y.into_data()))
+    }
+
+    fn run_lanes<L: Lanes>(
+        &self,
+        simd: L,
+        executor: &impl Executor,
+        lines: &Lines,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> Result<(), Error> {
+        let y = OutputPixels::new(y, lines.line.y);
+        let sizes = [self.in_channels, self.out_channels, self.groups];
+        let schedule = Schedule::new::<L>(self.token.isa(), sizes, lines, executor.threads());
+        let task = |i| self.run_task(simd, &schedule, lines, x, residual, y, i);
+        if schedule.threads == 1 {
+            (0..schedule.tasks()).for_each(task);
+            return Ok(());
+        }
+        crate::exec::run_each_once(executor, schedule.tasks(), task)
+    }
+
+    /// One block of pixels times one run of panels.
+    #[allow(clippy::too_many_arguments, reason = "the three tensors, and what to do with them")]
+    fn run_task<L: Lanes>(
+        &self,
+        simd: L,
+        schedule: &Schedule,
+        lines: &Lines,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: OutputPixels<'_>,
+        task: usize,
+    ) {
+        let block = schedule.block(task);
+        for chunk in block.chunks {
+            let (group, panels) = schedule.chunk(chunk);
+            let first_in_group = panels.start * PANEL;
+            let out_channels = (self.out_channels - first_in_group).min(panels.len() * PANEL);
+            let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + first_in_group);
+            let panels = self.packed.panels(group, panels.start, self.in_channels);
+            for line in block.lines.clone() {
+                let [x_start, y_start, residual_start] = lines.start(line);
+                let pixels = |data, start: usize, stride, channel| {
+                    Pixels { data, stride }.shifted(start + block.pixels.start * stride + channel)
+                };
+                let strip = Strip {
+                    x: pixels(x, x_start, lines.line.x, k_start),
+                    y: y.shifted(y_start + block.pixels.start * lines.line.y + f_start),
+                    residual: residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start)),
+                    panels,
+                    in_channels: self.in_channels,
+                    out_channels,
+                    activation: self.activation,
+                };
+                match schedule.kernel {
+                    Kernel::Narrow => narrow::run(simd, &strip, block.pixels.len()),
+                    Kernel::Tile => {
+                        let nv = out_channels.div_ceil(L::LANES);
+                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split(nv, block.pixels.len());
+                        L::tile(nv, mr)(simd, &strip, tiles);
+                        if rest_tiles > 0 {
+                            L::tile(nv, rest)(simd, &strip.skip(mr * tiles), rest_tiles);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The channels of one group.
+pub(crate) fn check_channels(in_channels: usize, out_channels: usize, groups: usize) -> Result<(usize, usize), Error> {
+    if groups == 0 || in_channels % groups != 0 || out_channels % groups != 0 {
+        return Err(Error::Groups { in_channels, out_channels, groups });
+    }
+    Ok((in_channels / groups, out_channels / groups))
+}
+
+pub(crate) fn check_stride(stride: (usize, usize)) -> Result<(), Error> {
+    if stride.0 == 0 || stride.1 == 0 {
+        return Err(Error::Stride { actual: stride });
+    }
+    Ok(())
+}
+
+/// `in_channels` are those of one group, `out_channels` all.
+pub(crate) fn check_weights(
+    weights: &[f32],
+    bias: Option<&[f32]>,
+    out_channels: usize,
+    in_channels: usize,
+) -> Result<(), Error> {
+    // A product that saturates is no slice's length.
+    let expected = out_channels.saturating_mul(in_channels);
+    if weights.len() != expected {
+        return Err(Error::Length { what: "weights", expected, actual: weights.len() });
+    }
+    match bias {
+        Some(bias) if bias.len() != out_channels => {
+            Err(Error::Length { what: "bias", expected: out_channels, actual: bias.len() })
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Result<(), Error> {
+    let check = |what, actual| if actual == expected { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
+    check("output", y.shape())?;
+    residual.map_or(Ok(()), |residual| check("residual", residual.shape()))
+}
+
+pub(crate) fn output_size(size: usize, stride: usize) -> usize {
+    size.div_ceil(stride)
+}

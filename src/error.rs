@@ -1,0 +1,122 @@
+//! The one error type. Every variant says what was expected and what was given.
+
+use crate::Isa;
+use alloc::string::String;
+use thiserror::Error;
+
+/// Why a convolution could not be built or run. Nothing was written.
+#[derive(Clone, Debug, PartialEq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A slice does not hold as many values as its shape says.
+    #[error("{what}: expected {expected} values, got {actual}")]
+    Length {
+        /// Which slice.
+        what: &'static str,
+        /// Values that the shape asks for; at least as many, for a view with strides.
+        expected: usize,
+        /// Values that the slice holds.
+        actual: usize,
+    },
+    /// The number of values that a shape and its strides span is greater than a slice can hold.
+    #[error("{what}: shape {shape:?} with strides {strides:?} spans more values than memory can hold")]
+    TooLarge {
+        /// Which tensor.
+        what: &'static str,
+        /// `[batch, height, width, channels]`.
+        shape: [usize; 4],
+        /// `[batch, row, pixel]`, in values.
+        strides: [usize; 3],
+    },
+    /// Two pixels of an output share a value.
+    #[error("output: pixels overlap: {size} {axis} of {extent} values each are {stride} values apart")]
+    Overlap {
+        /// `"pixels"`, `"rows"` or `"images"`.
+        axis: &'static str,
+        /// How many of them there are.
+        size: usize,
+        /// Values from the first to the last of one of them.
+        extent: usize,
+        /// Values from the start of one to the start of the next.
+        stride: usize,
+    },
+    /// A tensor's shape is not the one that the convolution and its input ask for.
+    #[error("{what}: expected shape {expected:?}, got {actual:?}")]
+    Shape {
+        /// Which tensor.
+        what: &'static str,
+        /// `[batch, height, width, channels]` as it should be.
+        expected: [usize; 4],
+        /// As it is.
+        actual: [usize; 4],
+    },
+    /// The input has another number of channels than the convolution.
+    #[error("input: expected {expected} channels, got {actual}")]
+    Channels {
+        /// The convolution's `in_channels`.
+        expected: usize,
+        /// The view's channels.
+        actual: usize,
+    },
+    /// The channels cannot be divided into the groups.
+    #[error("groups: expected a divisor of {in_channels} input and {out_channels} output channels, got {groups}")]
+    Groups {
+        /// Input channels.
+        in_channels: usize,
+        /// Output channels.
+        out_channels: usize,
+        /// The number of groups asked for.
+        groups: usize,
+    },
+    /// A stride is zero.
+    #[error("stride: expected at least (1, 1), got {actual:?}")]
+    Stride {
+        /// Vertical and horizontal stride.
+        actual: (usize, usize),
+    },
+    /// A clamp's limits are not in order, or one is NaN.
+    #[error("clamp: expected min <= max, got min {min} and max {max}")]
+    Clamp {
+        /// The lower limit.
+        min: f32,
+        /// The upper limit.
+        max: f32,
+    },
+    /// The CPU has not the ISA that was asked for.
+    #[error("ISA: expected one that this CPU has ({available}), got {requested}")]
+    IsaUnavailable {
+        /// The ISA asked for.
+        requested: Isa,
+        /// The ISAs that the CPU has.
+        available: IsaList,
+    },
+    /// `POINTWISE_MAX_ISA` is set to something else than the name of an ISA.
+    #[error("POINTWISE_MAX_ISA: expected one of {allowed}, got {value:?}")]
+    UnknownIsa {
+        /// The names that may be given.
+        allowed: IsaList,
+        /// The variable's value.
+        value: String,
+    },
+    /// An executor came back before every task had run. The output is partly written.
+    #[error("executor: expected {expected} tasks to be run, {actual} were")]
+    Executor {
+        /// Tasks that the run was split into.
+        expected: usize,
+        /// Tasks that were finished.
+        actual: usize,
+    },
+}
+
+/// ISAs, printed with commas between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IsaList(pub &'static [Isa]);
+
+impl core::fmt::Display for IsaList {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for (i, isa) in self.0.iter().enumerate() {
+            write!(f, "{}{isa}", if i == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,248 @@
+//! Instruction set architectures: which there are, which the CPU has, which one is taken.
+
+use crate::{Error, error::IsaList, kernel::Scalar};
+use core::{fmt, str::FromStr};
+
+/// An instruction set that kernels are written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Isa {
+    /// No vector instructions: runs on every CPU that Rust compiles for.
+    Scalar,
+    /// NEON on aarch64: 128-bit vectors.
+    Neon,
+    /// AVX2 with FMA on x86: 256-bit vectors.
+    Avx2,
+    /// AVX-512 F, BW, CD, DQ and VL on x86: 512-bit vectors.
+    Avx512,
+}
+
+/// Every ISA, by the width of its vectors.
+const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        })
+    }
+}
+
+impl FromStr for Isa {
+    type Err = Error;
+
+    /// The names that [`Isa`] is printed with, in lower case.
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "scalar" => Ok(Isa::Scalar),
+            "neon" => Ok(Isa::Neon),
+            "avx2" => Ok(Isa::Avx2),
+            "avx512" => Ok(Isa::Avx512),
+            _ => Err(Error::UnknownIsa { allowed: IsaList(&ALL), value: name.into() }),
+        }
+    }
+}
+
+/// Proof that the CPU has an ISA: what a kernel is called with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Token {
+    Scalar(Scalar),
+    #[cfg(target_arch = "aarch64")]
+    Neon(pulp::aarch64::Neon),
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    Avx2(pulp::x86::V3),
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    Avx512(pulp::x86::V4),
+}
+
+impl Token {
+    /// `None` where the CPU has not the ISA.
+    pub fn new(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Scalar => Some(Token::Scalar(Scalar)),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => pulp::aarch64::Neon::try_new().map(Token::Neon),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Isa::Avx2 => pulp::x86::V3::try_new().map(Token::Avx2),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Isa::Avx512 => pulp::x86::V4::try_new().map(Token::Avx512),
+            #[allow(unreachable_patterns, reason = "no target has all ISAs")]
+            _ => None,
+        }
+    }
+
+    pub fn isa(self) -> Isa {
+        match self {
+            Token::Scalar(_) => Isa::Scalar,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => Isa::Neon,
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Token::Avx2(_) => Isa::Avx2,
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Token::Avx512(_) => Isa::Avx512,
+        }
+    }
+}
+
+/// Runs `$body` with `$simd` bound to the token's lanes: dispatch, in one place.
+macro_rules! with_lanes {
+    ($token:expr, $simd:ident => $body:expr) => {
+        match $token {
+            $crate::isa::Token::Scalar($simd) => $body,
+            #[cfg(target_arch = "aarch64")]
+            $crate::isa::Token::Neon($simd) => $body,
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            $crate::isa::Token::Avx2($simd) => $body,
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            $crate::isa::Token::Avx512($simd) => $body,
+        }
+    };
+}
+pub(crate) use with_lanes;
+
+/// Why an ISA was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IsaChoice {
+    /// The best that the CPU has.
+    Detected,
+    /// The best that the CPU has and `POINTWISE_MAX_ISA` allows.
+    Capped,
+    /// Asked for with [`Builder::isa`](crate::Builder::isa).
+    Forced,
+}
+
+impl fmt::Display for IsaChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            IsaChoice::Detected => "detected",
+            IsaChoice::Capped => "capped by POINTWISE_MAX_ISA",
+            IsaChoice::Forced => "forced",
+        })
+    }
+}
+
+impl Isa {
+    /// The ISA that a convolution takes unless it is forced to another: the best that the CPU has, or the best up to
+    /// the one that the environment variable `POINTWISE_MAX_ISA` names (`scalar`, `neon`, `avx2` or `avx512`). Without the
+    /// feature `std` there is no environment, and no cap.
+    ///
+    /// The CPU and the variable are asked once, at the first call in the process.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIsa`] where the variable names no ISA.
+    ///
+    /// # Example
+    /// ```
+    /// let isa = pointwise::Isa::detect()?;
+    /// assert!(pointwise::Isa::available().contains(&isa));
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn detect() -> Result<Isa, Error> {
+        detect().map(|(token, _)| token.isa())
+    }
+
+    /// The ISAs that the CPU has, the best last. `POINTWISE_MAX_ISA` does not shorten it: it limits what is chosen, not
+    /// what can be asked for.
+    ///
+    /// # Example
+    /// ```
+    /// assert_eq!(pointwise::Isa::available()[0], pointwise::Isa::Scalar);
+    /// ```
+    pub fn available() -> &'static [Isa] {
+        let has = |isa| Token::new(isa).is_some();
+        match (has(Isa::Neon), has(Isa::Avx2), has(Isa::Avx512)) {
+            (true, ..) => &[Isa::Scalar, Isa::Neon],
+            (_, true, true) => &[Isa::Scalar, Isa::Avx2, Isa::Avx512],
+            (_, true, false) => &[Isa::Scalar, Isa::Avx2],
+            _ => &[Isa::Scalar],
+        }
+    }
+
+    /// f32 values in a vector.
+    ///
+    /// # Example
+    /// ```
+    /// assert_eq!(pointwise::Isa::Avx2.lanes(), 8);
+    /// ```
+    pub fn lanes(self) -> usize {
+        match self {
+            Isa::Scalar => 1,
+            Isa::Neon => 4,
+            Isa::Avx2 => 8,
+            Isa::Avx512 => 16,
+        }
+    }
+}
+
+/// The best ISA up to the cap.
+fn choose(cap: Option<&str>) -> Result<(Token, IsaChoice), Error> {
+    let cap = cap.map(str::parse::<Isa>).transpose()?;
+    let best = *Isa::available().last().expect("every CPU has the scalar ISA");
+    let capped = Isa::available().iter().copied().filter(|isa| cap.is_none_or(|cap| *isa <= cap)).max();
+    let isa = capped.unwrap_or(Isa::Scalar);
+    let token = Token::new(isa).unwrap_or(Token::Scalar(Scalar));
+    Ok((token, if isa == best { IsaChoice::Detected } else { IsaChoice::Capped }))
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(feature = "std")] {
+        pub(crate) fn detect() -> Result<(Token, IsaChoice), Error> {
+            static CHOSEN: std::sync::OnceLock<Result<(Token, IsaChoice), Error>> = std::sync::OnceLock::new();
+            CHOSEN
+                .get_or_init(|| {
+                    let cap = std::env::var_os("POINTWISE_MAX_ISA");
+                    choose(cap.as_ref().map(|value| value.to_string_lossy()).as_deref())
+                })
+                .clone()
+        }
+    } else {
+        pub(crate) fn detect() -> Result<(Token, IsaChoice), Error> {
+            choose(None)
+        }
+    }
+}
+
+/// The ISA asked for, where the CPU has it.
+pub(crate) fn force(isa: Isa) -> Result<(Token, IsaChoice), Error> {
+    let token =
+        Token::new(isa).ok_or(Error::IsaUnavailable { requested: isa, available: IsaList(Isa::available()) })?;
+    Ok((token, IsaChoice::Forced))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_limits_the_choice() {
+        let (token, choice) = choose(None).unwrap();
+        assert_eq!(Some(&token.isa()), Isa::available().last());
+        assert_eq!(choice, IsaChoice::Detected);
+        for isa in ALL {
+            let (token, choice) = choose(Some(&isa.to_string())).unwrap();
+            assert!(token.isa() <= isa);
+            assert_eq!(choice == IsaChoice::Capped, Some(&token.isa()) != Isa::available().last());
+        }
+        let (token, _) = choose(Some("scalar")).unwrap();
+        assert_eq!(token.isa(), Isa::Scalar);
+    }
+
+    #[test]
+    fn an_unknown_cap_is_an_error_that_names_the_isas() {
+        let error = choose(Some("avx")).unwrap_err();
+        assert_eq!(error.to_string(), r#"POINTWISE_MAX_ISA: expected one of scalar, neon, avx2, avx512, got "avx""#);
+        assert!(choose(Some("")).is_err());
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for isa in ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+            assert_eq!(Token::new(isa).map(Token::isa), Isa::available().contains(&isa).then_some(isa));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Lanes for AVX-512 (pulp's V4: F, BW, CD, DQ, VL).
+//!
+//! MR and NV: 32 registers hold the accumulators, one row of each panel and one broadcast value, so
+//! `MR * NV + NV + 1 <= 32`. The k step of a tile takes `MR * NV` multiply-adds and `MR + NV` loads, and the cores that
+//! matter start two of each a cycle (Zen 5, Xeon) or one 512-bit multiply-add and one load (Zen 4): the closer to square,
+//! the more the loads hide. At NV = 1 each multiply-add brings its own broadcast, and rows only add to the chains that
+//! hide its latency.
+
+use super::{Lanes, Row, TileKernel, tile};
+use bytemuck::must_cast;
+use core::arch::asm;
+use pulp::x86::V4;
+
+cfg_if::cfg_if! {
+    if #[cfg(target_arch = "x86")] { use core::arch::x86::*; } else { use core::arch::x86_64::*; }
+}
+
+/// The mask of the first `len` lanes.
+#[inline(always)]
+fn first(len: usize) -> __mmask16 {
+    debug_assert!((1..=16).contains(&len));
+    u16::MAX >> (16 - len)
+}
+
+impl Lanes for V4 {
+    const LANES: usize = 16;
+    const REGISTERS: usize = 32;
+    type Vector = __m512;
+    type Quad = [f32; 4];
+
+    #[inline(always)]
+    fn vectorize<F: pulp::NullaryFnOnce>(self, f: F) -> F::Output {
+        self.vectorize(f)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        self.avx512f._mm512_set1_ps(value)
+    }
+
+    #[inline(always)]
+    fn load(self, row: &Row, _part: usize) -> __m512 {
+        must_cast(row.0)
+    }
+
+    #[inline(always)]
+    fn store(self, vector: __m512, row: &mut Row, _part: usize) {
+        row.0 = must_cast(vector);
+    }
+
+    #[inline(always)]
+    fn load_first(self, from: &[f32]) -> __m512 {
+        match from.try_into() {
+            Ok(all) => must_cast(*<&[f32; 16]>::from(all)),
+            // SAFETY: lanes beyond `from` are masked off, and masked lanes are not accessed.
+            Err(_) => unsafe { self.avx512f._mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) },
+        }
+    }
+
+    #[inline(always)]
+    fn store_first(self, vector: __m512, to: &mut [f32]) {
+        match to.try_into() {
+            Ok(all) => *<&mut [f32; 16]>::from(all) = must_cast(vector),
+            // SAFETY: lanes beyond `to` are masked off, and masked lanes are not accessed.
+            Err(_) => unsafe { self.avx512f._mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), vector) },
+        }
+    }
+
+    #[inline(always)]
+    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [__m512; 4] {
+        // Pixels 4 q to 4 q + 3 meet in 128-bit lane q, where four unpacks each way turn 4 x 4 values.
+        let rows = |j: usize| must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]);
+        let [a, b, c, d]: [__m512; 4] = [rows(0), rows(1), rows(2), rows(3)];
+        let f = self.avx512f;
+        let pairs = |a, b| (must_cast(f._mm512_unpacklo_ps(a, b)), must_cast(f._mm512_unpackhi_ps(a, b)));
+        let ((ab01, ab23), (cd01, cd23)): ((__m512d, __m512d), (__m512d, __m512d)) = (pairs(a, b), pairs(c, d));
+        [
+            must_cast(f._mm512_unpacklo_pd(ab01, cd01)),
+            must_cast(f._mm512_unpackhi_pd(ab01, cd01)),
+            must_cast(f._mm512_unpacklo_pd(ab23, cd23)),
+            must_cast(f._mm512_unpackhi_pd(ab23, cd23)),
+        ]
+    }
+
+    #[inline(always)]
+    fn quad(self, values: &[f32; 4]) -> [f32; 4] {
+        *values
+    }
+
+    #[inline(always)]
+    fn mul_add_quad<const J: i32>(self, quad: [f32; 4], b: __m512, c: __m512) -> __m512 {
+        self.mul_add(self.splat(quad[J as usize]), b, c)
+    }
+
+    #[inline(always)]
+    fn pin(self, mut vector: __m512) -> __m512 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn wall(vector: &mut __m512) {
+            // SAFETY: no instruction.
+            unsafe { asm!("/* {0} */", inout(zmm_reg) * vector, options(nostack, preserves_flags)) }
+        }
+        // SAFETY: the token proves the feature.
+        unsafe { wall(&mut vector) }
+        vector
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        self.avx512f._mm512_fmadd_ps(a, b, c)
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_add_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_sub_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_mul_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_div_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn select_less(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        self.avx512f._mm512_mask_blend_ps(self.avx512f._mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes)
+    }
+
+    #[inline(always)]
+    fn lesser(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_min_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn greater(self, a: __m512, b: __m512) -> __m512 {
+        self.avx512f._mm512_max_ps(a, b)
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        self.avx512dq._mm512_andnot_ps(self.splat(-0.0), a)
+    }
+
+    #[inline(always)]
+    fn copy_sign(self, magnitude: __m512, sign: __m512) -> __m512 {
+        let sign = self.avx512dq._mm512_and_ps(self.splat(-0.0), sign);
+        self.avx512dq._mm512_or_ps(self.abs(magnitude), sign)
+    }
+
+    #[inline(always)]
+    fn shift_left_23(self, a: __m512) -> __m512 {
+        must_cast(self.avx512f._mm512_slli_epi32::<23>(must_cast(a)))
+    }
+
+    fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
+        tile::AVX512[nv - 1][mr - 1]
+    }
+
+    fn max_rows(nv: usize) -> usize {
+        tile::AVX512[nv - 1].len()
+    }
+}
+
+#[cfg(test)]
+super::conformance::suite!(V4::try_new(), "avx512");

@@ -1,0 +1,175 @@
+//! The kernels: what one register tile computes, and the operations it is built from.
+//!
+//! A tile is `MR` pixels by `NV` vectors of output channels, held in registers:
+//!
+//! ```text
+//!                       panel p            panel p + 1
+//!                  +--------------+     +--------------+
+//!             bias | b0 ....  b15 |     | b16 ... b31  |    row 0 of a panel
+//!            k = 0 | w0 ....  w15 |     | w16 ... w31  |    rows 1..=K: 16 output channels each
+//!            k = 1 |              |     |              |
+//!              ... |      |       |     |      |       |
+//!                  +------|-------+     +------|-------+
+//!                         v                    v
+//!   x  pixel 0  k -> *  [ acc 0,0 ]          [ acc 0,1 ]     acc = bias;
+//!      pixel 1  k -> *  [ acc 1,0 ]          [ acc 1,1 ]     for k ascending: acc = fma(x[k], w[k], acc)
+//!      ...
+//!      pixel MR-1       [ acc MR-1,0 ]       [ acc MR-1,1 ]  then residual, activation, store
+//! ```
+//!
+//! Lanes run along output channels, so every output is one chain of fused multiply-adds in ascending k, whatever
+//! `MR`, `NV` and the vector's width. Where there are fewer output channels than lanes, [`narrow`] turns the picture
+//! round and runs the lanes along pixels; the chain stays the same.
+//!
+//! Nothing here knows views or plans: a [`Strip`] is pixels at a constant distance from each other, and panels.
+
+pub(crate) mod narrow;
+mod scalar;
+mod tile;
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+        pub(crate) mod avx2;
+        pub(crate) mod avx512;
+    } else if #[cfg(target_arch = "aarch64")] {
+        pub(crate) mod neon;
+    }
+}
+#[cfg(test)]
+mod conformance;
+
+pub(crate) use scalar::Scalar;
+
+use crate::epilogue::Activation;
+
+/// Output channels of a panel of packed weights, on every ISA.
+pub(crate) const PANEL: usize = 16;
+
+/// One row of a panel: the weights of 16 output channels for one input channel, or their biases.
+///
+/// A cache line, so that no load of one crosses into a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(crate) struct Row(pub [f32; PANEL]);
+
+/// The operations that the kernels and the epilogue need of an ISA, on vectors of `LANES` f32.
+///
+/// A value of the type is the proof that the CPU has the ISA. Every operation is IEEE 754's on each lane, rounded to
+/// nearest, so that all implementations give the same bits.
+pub(crate) trait Lanes: Copy + Send + Sync + 'static {
+    /// f32 values of a vector; divides [`PANEL`].
+    const LANES: usize;
+    /// Vector registers.
+    const REGISTERS: usize;
+    type Vector: Copy;
+    /// Four consecutive values of one pixel, in the form in which `mul_add_quad` takes them fastest.
+    type Quad: Copy;
+
+    /// Runs `f` compiled for the ISA.
+    fn vectorize<F: pulp::NullaryFnOnce>(self, f: F) -> F::Output;
+
+    fn splat(self, value: f32) -> Self::Vector;
+    /// The `part`-th vector of a row.
+    fn load(self, row: &Row, part: usize) -> Self::Vector;
+    /// Writes the vector into a row as its `part`-th.
+    fn store(self, vector: Self::Vector, row: &mut Row, part: usize);
+    /// The first `from.len()` lanes from memory, the others 0; `from` holds 1 to `LANES` values.
+    fn load_first(self, from: &[f32]) -> Self::Vector;
+    /// Writes the first `to.len()` lanes; `to` holds 1 to `LANES` values.
+    fn store_first(self, vector: Self::Vector, to: &mut [f32]);
+    /// Pixel `l`'s four values are lane `l` of the four vectors, for `l < LANES`.
+    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [Self::Vector; 4];
+
+    fn quad(self, values: &[f32; 4]) -> Self::Quad;
+    /// `quad[J] * b + c`, rounded once.
+    fn mul_add_quad<const J: i32>(self, quad: Self::Quad, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The same vector, in a register, with every load before this done and none after it begun. No instruction: a wall
+    /// for the compiler's scheduler.
+    fn pin(self, vector: Self::Vector) -> Self::Vector;
+
+    /// `a * b + c`, rounded once.
+    fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn sub(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn mul(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `if a < b { yes } else { no }`; `no` where either is NaN.
+    fn select_less(self, a: Self::Vector, b: Self::Vector, yes: Self::Vector, no: Self::Vector) -> Self::Vector;
+    /// `if a < b { a } else { b }`: `b` where either is NaN, and for zeros of either sign.
+    fn lesser(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `if a > b { a } else { b }`: `b` where either is NaN, and for zeros of either sign.
+    fn greater(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Clears the sign.
+    fn abs(self, a: Self::Vector) -> Self::Vector;
+    /// `magnitude` with the sign of `sign`.
+    fn copy_sign(self, magnitude: Self::Vector, sign: Self::Vector) -> Self::Vector;
+    /// The bits of each lane as an integer, shifted left by 23: makes an exponent of a float's low bits.
+    fn shift_left_23(self, a: Self::Vector) -> Self::Vector;
+
+    /// The `NV`-vector kernel for `mr` pixels a tile, `1 <= mr <= max_rows(nv)`.
+    fn tile(nv: usize, mr: usize) -> TileKernel<Self>;
+    /// The most pixels of a tile that is `nv` vectors wide.
+    fn max_rows(nv: usize) -> usize;
+}
+
+/// Runs a register tile down a strip.
+pub(crate) type TileKernel<L> = fn(L, &Strip<'_>, tiles: usize);
+
+/// Writes the first `to.len()` values, which are fewer than there are, in pieces of a power of two.
+#[inline(always)]
+#[allow(dead_code, reason = "AVX-512 has masks, and scalar code no partial vectors")]
+fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
+    let (fours, rest) = to.as_chunks_mut::<4>();
+    let (first, last) = values.split_at(4 * fours.len());
+    fours.iter_mut().zip(first.as_chunks().0).for_each(|(to, from)| *to = *from);
+    rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+}
+
+/// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pixels<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Pixels<'a> {
+    /// The first `len` values of pixel `p`.
+    #[inline(always)]
+    pub fn get(&self, p: usize, len: usize) -> &'a [f32] {
+        &self.data[p * self.stride..][..len]
+    }
+
+    /// What is left after `offset` values.
+    pub fn shifted(&self, offset: usize) -> Self {
+        Self { data: self.data.get(offset..).unwrap_or_default(), ..*self }
+    }
+}
+
+/// What a kernel works on: a line of pixels, the panels of some output channels, and what follows the sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    /// Input pixels, at least `in_channels` values each.
+    pub x: Pixels<'a>,
+    /// Output pixels.
+    pub y: crate::output::OutputPixels<'a>,
+    /// What is added to the sum before the activation.
+    pub residual: Option<Pixels<'a>>,
+    /// The panels, `in_channels + 1` rows each.
+    pub panels: &'a [Row],
+    pub in_channels: usize,
+    /// Output channels to write; the last panel may hold fewer than 16.
+    pub out_channels: usize,
+    pub activation: Activation,
+}
+
+impl Strip<'_> {
+    /// The strip without its first `pixels` pixels.
+    pub fn skip(&self, pixels: usize) -> Self {
+        Self {
+            x: self.x.shifted(pixels * self.x.stride),
+            y: self.y.shifted(pixels * self.y.stride()),
+            residual: self.residual.map(|residual| residual.shifted(pixels * residual.stride)),
+            ..*self
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! From a shape, an ISA and a number of threads to a register tile, blocks and tasks. All tuned numbers stand here.
+
+use crate::{
+    Error, Isa, IsaChoice, Shape,
+    isa::{Token, with_lanes},
+    kernel::{Lanes, PANEL, narrow},
+    view::Lines,
+};
+use core::{fmt, ops::Range};
+
+/// What a core does in a cycle, and how much is worth doing at once.
+struct Tuning {
+    /// Multiply-adds of a vector that start in a cycle.
+    fma: usize,
+    /// Loads of a vector that start in a cycle.
+    loads: usize,
+    /// Cycles from a multiply-add's start to its result. The fewest that one k of a tile can take.
+    latency: usize,
+    /// Cycles that a tile costs whatever K is: its addresses, biases, stores.
+    tile: usize,
+    /// More of them for each of its vectors.
+    vector: usize,
+}
+
+/// Zen 5 starts two 512-bit multiply-adds and two loads a cycle, and so do Intel's server cores; Zen 4 one and one, which
+/// scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on Neoverse and
+/// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle.
+fn tuning(isa: Isa) -> Tuning {
+    match isa {
+        Isa::Scalar => Tuning { fma: 1, loads: 1, latency: 1, tile: 0, vector: 0 },
+        Isa::Neon => Tuning { fma: 2, loads: 2, latency: 4, tile: 30, vector: 2 },
+        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2, loads: 2, latency: 4, tile: 30, vector: 2 },
+    }
+}
+
+/// Bytes of input pixels that a block aims at: half of the smallest L2 of the CPUs in question (512 KiB), so that the
+/// block and the panels that stream past it stay there.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Multiply-adds of f32 below which a second thread costs more than it brings: about 10 us of one core with AVX-512.
+const THREAD_WORK: usize = 1 << 20;
+
+/// Tasks a thread: enough that a thread which comes late or is held up does not keep the others waiting.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Rows whose distance is a multiple of 4 KiB share one set of an L1 cache of 64 sets; more of them than it has ways (8 on
+/// Zen 4, 12 on Zen 5) push each other out. One way is left for the panels.
+const ROWS_OF_A_SET: usize = 7;
+
+/// Which of the two kernels runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Kernel {
+    /// Register tiles of pixels by output channels, lanes along output channels.
+    Tile,
+    /// For few output channels: lanes along pixels.
+    Narrow,
+}
+
+/// How one run is cut into tasks, and tasks into register tiles.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    pub kernel: Kernel,
+    pub threads: usize,
+    /// The most pixels of a tile of 1, 2, 3 and 4 or more vectors.
+    max_rows: [usize; 4],
+    /// Panels of one group, and how many runs ("chunks") of nearly equal length they are cut into.
+    panels: usize,
+    chunks: usize,
+    /// All groups' chunks.
+    all_chunks: usize,
+    chunk_blocks: usize,
+    lines: usize,
+    line_blocks: usize,
+    pixels: usize,
+    pixel_blocks: usize,
+}
+
+/// What a task covers: all of these lines, of each these pixels, of each these chunks of output channels.
+pub(crate) struct Block {
+    pub chunks: Range<usize>,
+    pub lines: Range<usize>,
+    pub pixels: Range<usize>,
+}
+
+/// The `i`-th of `parts` nearly equal parts of `0..total`.
+fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
+    let (size, larger) = (total / parts, total % parts);
+    let start = i * size + i.min(larger);
+    start..start + size + usize::from(i < larger)
+}
+
+impl Schedule {
+    /// `lines` is not empty. The channels are those of one group.
+    pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, threads: usize) -> Self {
+        let (count, pixels) = (lines.count(), lines.line.size);
+        let conflict = lines.line.x * size_of::<f32>() % 4096 == 0 && lines.line.x > 0;
+        let max_rows = [1, 2, 3, 4].map(|nv| L::max_rows(nv).min(if conflict { ROWS_OF_A_SET } else { usize::MAX }));
+        let tuning = tuning(isa);
+        let panels = f.div_ceil(PANEL);
+        let (kernel, chunks) = choose::<L>(&tuning, max_rows, k, f, pixels);
+
+        // Blocks of pixels that fit in the cache.
+        let pixel_bytes = k.max(1).saturating_mul(size_of::<f32>());
+        let block = (BLOCK_BYTES / pixel_bytes).max(max_rows[3]);
+        let all_chunks = groups * chunks;
+        let mut schedule = Self {
+            kernel,
+            threads: 1,
+            max_rows,
+            panels,
+            chunks,
+            all_chunks,
+            chunk_blocks: 1,
+            lines: count,
+            line_blocks: count.div_ceil((block / pixels).max(1)),
+            pixels,
+            pixel_blocks: pixels.div_ceil(block),
+        };
+        let work = k.saturating_mul(f * groups).saturating_mul(pixels * count);
+        schedule.threads = threads.min(work / THREAD_WORK).max(1);
+        if schedule.threads > 1 {
+            schedule.spread();
+        }
+        schedule
+    }
+
+    /// Cuts finer until there are tasks for all threads: first into more pixels, while tiles stay whole, then into channels.
+    fn spread(&mut self) {
+        let wanted = self.threads * TASKS_PER_THREAD;
+        let rows = self.max_rows[3];
+        if self.tasks() < wanted {
+            self.line_blocks = self.lines.min(wanted);
+        }
+        if self.tasks() < wanted {
+            let most = (self.pixels / (2 * rows)).max(1);
+            self.pixel_blocks = self.pixel_blocks.max(wanted.div_ceil(self.line_blocks).min(most));
+        }
+        if self.tasks() < wanted {
+            self.chunk_blocks = self.all_chunks.min(wanted.div_ceil(self.tasks()));
+        }
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.chunk_blocks * self.line_blocks * self.pixel_blocks
+    }
+
+    pub fn block(&self, task: usize) -> Block {
+        let (rest, chunk_block) = (task / self.chunk_blocks, task % self.chunk_blocks);
+        let (line_block, pixel_block) = (rest / self.pixel_blocks, rest % self.pixel_blocks);
+        Block {
+            chunks: part(self.all_chunks, self.chunk_blocks, chunk_block),
+            lines: part(self.lines, self.line_blocks, line_block),
+            pixels: part(self.pixels, self.pixel_blocks, pixel_block),
+        }
+    }
+
+    /// A chunk's group, and its panels of that group.
+    pub fn chunk(&self, chunk: usize) -> (usize, Range<usize>) {
+        (chunk / self.chunks, part(self.panels, self.chunks, chunk % self.chunks))
+    }
+
+    /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
+    pub fn split(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
+        split(self.max_rows[nv.min(4) - 1], pixels)
+    }
+}
+
+/// `pixels` is 1 or more.
+fn split(max_rows: usize, pixels: usize) -> [(usize, usize); 2] {
+    let tiles = pixels.div_ceil(max_rows);
+    let (rows, larger) = (pixels / tiles, pixels % tiles);
+    if larger == 0 { [(rows, tiles), (0, 0)] } else { [(rows + 1, larger), (rows, tiles - larger)] }
+}
+
+/// The kernel, and how many chunks the panels of a group are cut into.
+fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, pixels: usize) -> (Kernel, usize) {
+    let panels = f.div_ceil(PANEL);
+    let tile_cost = |channels: usize| {
+        let nv = channels.div_ceil(L::LANES);
+        let cost =
+            |(mr, tiles): (usize, usize)| tiles * (k * cycles(tuning, mr, nv) + tuning.tile + tuning.vector * mr * nv);
+        let [a, b] = split(max_rows[nv.min(4) - 1], pixels);
+        cost(a) + cost(b)
+    };
+    if f <= narrow::MAX_CHANNELS {
+        // Four columns cost LANES loads and as many shuffles, and each multiply-add loads its weight.
+        let column = (f + L::LANES / 4 + 2).div_ceil(tuning.loads).max(tuning.latency / 2);
+        let narrow = pixels.div_ceil(L::LANES) * (k * column + tuning.tile + 2 * f * L::LANES);
+        if narrow < tile_cost(f) && L::LANES > 1 {
+            return (Kernel::Narrow, 1);
+        }
+    }
+    // The widest chunk of panels that has a kernel: four vectors, or one panel.
+    let widest = (4 * L::LANES / PANEL).max(1);
+    let chunks = (1..=widest.min(panels)).rev().map(|width| panels.div_ceil(width)).min_by_key(|chunks| {
+        let (width, wider) = (panels / chunks, panels % chunks);
+        wider * tile_cost((width + 1) * PANEL) + (chunks - wider) * tile_cost(width * PANEL)
+    });
+    (Kernel::Tile, chunks.unwrap_or(1))
+}
+
+/// Cycles that one k of a tile takes: bound by multiply-adds, by loads, or by the chains' latency.
+fn cycles(tuning: &Tuning, mr: usize, nv: usize) -> usize {
+    (mr * nv).div_ceil(tuning.fma).max((mr + nv).div_ceil(tuning.loads)).max(tuning.latency)
+}
+
+/// How a run is computed, for people and programs: what was decided, and what it amounts to.
+///
+/// Printed, it is a table of aligned lines.
+///
+/// # Example
+/// ```
+/// use pointwise::{IsaChoice, Isa, PointwiseConv};
+/// let conv = PointwiseConv::builder(8, 8).isa(Isa::Scalar).build(&[0.0; 64])?;
+/// let plan = conv.plan([1, 1, 1, 8], 4)?;
+/// assert_eq!((plan.isa_choice, plan.threads, plan.tasks), (IsaChoice::Forced, 1, 1));
+/// assert!(plan.to_string().contains("scalar (forced)"));
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Plan {
+    /// The ISA that runs.
+    pub isa: Isa,
+    /// Why that one.
+    pub isa_choice: IsaChoice,
+    /// Which kernel.
+    pub kernel: Kernel,
+    /// Pixels (MR) and output channels of the largest register tile.
+    pub tile: (usize, usize),
+    /// Output pixels and output channels that a task covers at most.
+    pub block: (usize, usize),
+    /// Tasks that the run is split into.
+    pub tasks: usize,
+    /// Threads that share them; fewer than were offered where there is too little work.
+    pub threads: usize,
+    /// Floating-point operations: two for each multiply-add.
+    pub flops: usize,
+    /// Bytes of the input pixels that are read, once each.
+    pub input_bytes: usize,
+    /// Bytes of the packed weights.
+    pub weight_bytes: usize,
+    /// Bytes of the output.
+    pub output_bytes: usize,
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lanes = match self.kernel {
+            Kernel::Tile => "output channels",
+            Kernel::Narrow => "pixels",
+        };
+        let bytes = self.input_bytes + self.weight_bytes + self.output_bytes;
+        writeln!(f, "ISA     {} ({}), lanes along {lanes}", self.isa, self.isa_choice)?;
+        writeln!(f, "tile    {} pixels x {} output channels", self.tile.0, self.tile.1)?;
+        writeln!(f, "tasks   {} of up to {} pixels x {} output channels", self.tasks, self.block.0, self.block.1)?;
+        writeln!(f, "threads {}", self.threads)?;
+        writeln!(f, "FLOPs   {}", self.flops)?;
+        write!(
+            f,
+            "bytes   {bytes} (input {}, weights {}, output {})",
+            self.input_bytes, self.weight_bytes, self.output_bytes
+        )
+    }
+}
+
+/// The plan of a dense input.
+pub(crate) fn explain(
+    token: Token,
+    isa_choice: IsaChoice,
+    [k, f, groups]: [usize; 3],
+    stride: (usize, usize),
+    input: Shape,
+    output: Shape,
+    threads: usize,
+) -> Result<Plan, Error> {
+    let values = |what, shape: Shape| {
+        let too_large = Error::TooLarge { what, shape, strides: [0; 3] };
+        let bytes = shape.iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size));
+        bytes.filter(|bytes| *bytes <= isize::MAX as usize).map(|bytes| bytes / size_of::<f32>()).ok_or(too_large)
+    };
+    values("input", input)?;
+    let output_values = values("output", output)?;
+    let pixels = output_values.checked_div(output[3]).unwrap_or(0);
+    let mut plan = Plan {
+        isa: token.isa(),
+        isa_choice,
+        kernel: Kernel::Tile,
+        tile: (0, 0),
+        block: (0, 0),
+        tasks: 0,
+        threads: 1,
+        flops: output_values.saturating_mul(k).saturating_mul(2),
+        input_bytes: pixels * k * groups * size_of::<f32>(),
+        weight_bytes: groups * f.div_ceil(PANEL) * PANEL * (k + 1) * size_of::<f32>(),
+        output_bytes: output_values * size_of::<f32>(),
+    };
+    if output_values == 0 {
+        return Ok(plan);
+    }
+    let lines = Lines::dense(stride, input, output)?;
+    with_lanes!(token, simd => {
+        fn schedule<L: Lanes>(_: L, isa: Isa, sizes: [usize; 3], lines: &Lines, threads: usize) -> (Schedule, usize) {
+            (Schedule::new::<L>(isa, sizes, lines, threads), L::LANES)
+        }
+        let (schedule, lanes) = schedule(simd, token.isa(), [k, f, groups], &lines, threads);
+        let block = schedule.block(0);
+        let (_, panels) = schedule.chunk(0);
+        let channels = (panels.len() * PANEL).min(f);
+        plan.kernel = schedule.kernel;
+        plan.tile = match schedule.kernel {
+            Kernel::Narrow => (lanes, channels),
+            Kernel::Tile => (schedule.split(channels.div_ceil(lanes), block.pixels.len())[0].0, channels),
+        };
+        plan.block = (block.lines.len() * block.pixels.len(), block.chunks.map(|chunk| {
+            let (_, panels) = schedule.chunk(chunk);
+            (f - panels.start * PANEL).min(panels.len() * PANEL)
+        }).sum());
+        plan.tasks = schedule.tasks();
+        plan.threads = schedule.threads;
+    });
+    Ok(plan)
+}

@@ -1,0 +1,91 @@
+//! The definition of every output bit: plain loops, no cleverness.
+//!
+//! ```text
+//! y[n, i, j, f] = act(residual[n, i, j, f] + (b[f] + sum over k of x[n, i * sh, j * sw, k] * w[f, k]))
+//! ```
+//!
+//! where the sum is one chain of fused multiply-adds that starts at the bias and takes k in ascending order. All
+//! kernels give these bits. The formula is the cross-channel parametric pooling of Lin, Chen and Yan, "Network in
+//! Network" (2013), section 3.2, in front of its activation.
+
+use crate::{
+    Activation, Error, Nhwc, NhwcMut, epilogue,
+    kernel::{Lanes, Scalar},
+};
+
+/// A 1x1 convolution, as [`PointwiseConv`](crate::PointwiseConv) computes it, by plain loops.
+///
+/// # Example
+/// ```
+/// use pointwise::{Activation, Nhwc, NhwcMut, reference::Reference};
+///
+/// let reference = Reference {
+///     out_channels: 1,
+///     stride: (1, 1),
+///     groups: 1,
+///     weights: &[2.0, -1.0],
+///     bias: Some(&[0.5]),
+///     activation: Activation::Relu,
+/// };
+/// let mut y = [f32::NAN; 2];
+/// reference.run(
+///     Nhwc::new(&[1.0, 1.0, 0.0, 4.0], [1, 1, 2, 2])?,
+///     None,
+///     NhwcMut::new(&mut y, [1, 1, 2, 1])?,
+/// )?;
+/// assert_eq!(y, [1.5, 0.0]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Reference<'a> {
+    /// F.
+    pub out_channels: usize,
+    /// Vertical and horizontal stride, 1 or more.
+    pub stride: (usize, usize),
+    /// Groups that input and output channels are cut into.
+    pub groups: usize,
+    /// `[out_channels, in_channels / groups]`, row-major.
+    pub weights: &'a [f32],
+    /// `out_channels` values, or zeros.
+    pub bias: Option<&'a [f32]>,
+    /// What follows the sum and the residual.
+    pub activation: Activation,
+}
+
+impl Reference<'_> {
+    /// Computes `y`.
+    ///
+    /// # Errors
+    /// As [`PointwiseConv::run_residual`](crate::PointwiseConv::run_residual) and [`Builder::build`](crate::Builder::build).
+    pub fn run(&self, x: Nhwc<'_>, residual: Option<Nhwc<'_>>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        let [n, h, w, in_channels] = x.shape();
+        let (k, f) = crate::conv::check_channels(in_channels, self.out_channels, self.groups)?;
+        crate::conv::check_stride(self.stride)?;
+        self.activation.check()?;
+        crate::conv::check_weights(self.weights, self.bias, self.out_channels, k)?;
+        let [ho, wo] = [crate::conv::output_size(h, self.stride.0), crate::conv::output_size(w, self.stride.1)];
+        crate::conv::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
+
+        for image in 0..n {
+            for i in 0..ho {
+                for j in 0..wo {
+                    let pixel = x.pixel(image, i * self.stride.0, j * self.stride.1).expect("inside the input");
+                    let residual = residual.map(|r| r.pixel(image, i, j).expect("inside the residual"));
+                    let out = y.pixel_mut(image, i, j).expect("inside the output");
+                    for (channel, out) in out.iter_mut().enumerate() {
+                        let first = channel / f * k;
+                        let mut sum = self.bias.map_or(0.0, |bias| bias[channel]);
+                        for i in 0..k {
+                            sum = Scalar.mul_add(pixel[first + i], self.weights[channel * k + i], sum);
+                        }
+                        if let Some(residual) = residual {
+                            sum += residual[channel];
+                        }
+                        *out = epilogue::apply(Scalar, self.activation, sum);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,369 @@
+//! Views of NHWC tensors: a slice, a shape and strides, checked once at the door.
+//!
+//! Value `c` of the pixel in image `n`, row `h` and column `w` lies at
+//! `n * batch_stride + h * row_stride + w * pixel_stride + c`: the channels of a pixel are contiguous, all else is free.
+//! A dense tensor, a crop of it, some of its channels, rows with padding behind them are all views.
+
+use crate::Error;
+
+/// `[batch, height, width, channels]`.
+pub type Shape = [usize; 4];
+
+/// Distances `[batch, row, pixel]` in values: from one image, row or pixel to the next.
+pub type Strides = [usize; 3];
+
+/// Strides of a dense tensor.
+fn dense(what: &'static str, shape: Shape) -> Result<Strides, Error> {
+    let [_, h, w, c] = shape;
+    let too_large = || Error::TooLarge { what, shape, strides: [0; 3] };
+    let row = w.checked_mul(c).ok_or_else(too_large)?;
+    Ok([row.checked_mul(h).ok_or_else(too_large)?, row, c])
+}
+
+/// Values from the first to the last of the view; 0 where it has none. Greater than a slice can be is an error.
+pub(crate) fn span(what: &'static str, shape: Shape, strides: Strides) -> Result<usize, Error> {
+    if shape.contains(&0) {
+        return Ok(0);
+    }
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(0usize, |sum, (size, stride)| (size - 1).checked_mul(stride).and_then(|step| sum.checked_add(step)));
+    last.and_then(|last| last.checked_add(shape[3]))
+        .filter(|span| *span <= isize::MAX as usize / size_of::<f32>())
+        .ok_or(Error::TooLarge { what, shape, strides })
+}
+
+/// A tensor that is read.
+///
+/// # Example
+/// The left half of a picture of 2 x 4 pixels with 3 channels, without copying it:
+/// ```
+/// use pointwise::Nhwc;
+/// let picture = [0.0; 2 * 4 * 3];
+/// let left = Nhwc::with_strides(&picture, [1, 2, 2, 3], [24, 12, 3])?;
+/// assert_eq!(left.shape(), [1, 2, 2, 3]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Nhwc<'a> {
+    data: &'a [f32],
+    shape: Shape,
+    strides: Strides,
+}
+
+impl<'a> Nhwc<'a> {
+    /// A dense tensor `[batch, height, width, channels]`, which fills the slice.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the slice has another length; [`Error::TooLarge`] where the shape has more values than
+    /// memory can hold.
+    ///
+    /// # Example
+    /// ```
+    /// let x = pointwise::Nhwc::new(&[1.0, 2.0, 3.0, 4.0], [1, 1, 2, 2])?;
+    /// assert_eq!(x.strides(), [4, 4, 2]);
+    /// assert!(pointwise::Nhwc::new(&[1.0], [1, 1, 2, 2]).is_err());
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn new(data: &'a [f32], shape: Shape) -> Result<Self, Error> {
+        let strides = dense("view", shape)?;
+        let expected = span("view", shape, strides)?;
+        if data.len() != expected {
+            return Err(Error::Length { what: "view", expected, actual: data.len() });
+        }
+        Ok(Self { data, shape, strides })
+    }
+
+    /// A view with strides `[batch, row, pixel]` in values, from the slice's first value on. The slice may be longer.
+    /// Pixels may overlap, and a stride may be 0: a tensor is only read through it.
+    ///
+    /// # Errors
+    /// [`Error::Length`] where the slice is too short; [`Error::TooLarge`] where the view spans more than memory can hold.
+    ///
+    /// # Example
+    /// Channels 1 and 2 of a pixel of four, and the same pixel three times:
+    /// ```
+    /// use pointwise::Nhwc;
+    /// let wide = [10.0, 11.0, 12.0, 13.0];
+    /// let slice = Nhwc::with_strides(&wide[1..], [1, 1, 1, 2], [4, 4, 4])?;
+    /// let repeated = Nhwc::with_strides(&wide, [1, 1, 3, 4], [0, 0, 0])?;
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn with_strides(data: &'a [f32], shape: Shape, strides: Strides) -> Result<Self, Error> {
+        let expected = span("view", shape, strides)?;
+        if data.len() < expected {
+            return Err(Error::Length { what: "view", expected, actual: data.len() });
+        }
+        Ok(Self { data, shape, strides })
+    }
+
+    /// `[batch, height, width, channels]`.
+    ///
+    /// # Example
+    /// ```
+    /// assert_eq!(pointwise::Nhwc::new(&[0.0; 6], [1, 1, 2, 3])?.shape(), [1, 1, 2, 3]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// `[batch, row, pixel]`, in values.
+    ///
+    /// # Example
+    /// ```
+    /// assert_eq!(pointwise::Nhwc::new(&[0.0; 6], [1, 1, 2, 3])?.strides(), [6, 6, 3]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn strides(&self) -> Strides {
+        self.strides
+    }
+
+    /// The values of a pixel.
+    ///
+    /// Returns `None` outside the shape.
+    ///
+    /// # Example
+    /// ```
+    /// let x = pointwise::Nhwc::new(&[1.0, 2.0, 3.0, 4.0], [1, 1, 2, 2])?;
+    /// assert_eq!(x.pixel(0, 0, 1), Some(&[3.0, 4.0][..]));
+    /// assert_eq!(x.pixel(0, 0, 2), None);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn pixel(&self, n: usize, h: usize, w: usize) -> Option<&'a [f32]> {
+        let at = offset(self.shape, self.strides, n, h, w)?;
+        self.data.get(at..at + self.shape[3])
+    }
+
+    pub(crate) fn data(&self) -> &'a [f32] {
+        self.data
+    }
+}
+
+/// A tensor that is written. No two of its pixels share a value.
+///
+/// # Example
+/// Two convolutions write side by side into one tensor of 8 channels:
+/// ```
+/// use pointwise::NhwcMut;
+/// let mut both = [0.0; 5 * 8];
+/// let first = NhwcMut::with_strides(&mut both, [1, 1, 5, 3], [40, 40, 8])?;
+/// let second = NhwcMut::with_strides(&mut both[3..], [1, 1, 5, 5], [40, 40, 8])?;
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct NhwcMut<'a> {
+    data: &'a mut [f32],
+    shape: Shape,
+    strides: Strides,
+}
+
+impl<'a> NhwcMut<'a> {
+    /// A dense tensor `[batch, height, width, channels]`, which fills the slice.
+    ///
+    /// # Errors
+    /// As [`Nhwc::new`].
+    ///
+    /// # Example
+    /// ```
+    /// let mut y = [0.0; 4];
+    /// assert_eq!(pointwise::NhwcMut::new(&mut y, [1, 1, 2, 2])?.shape(), [1, 1, 2, 2]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn new(data: &'a mut [f32], shape: Shape) -> Result<Self, Error> {
+        let strides = Nhwc::new(data, shape)?.strides;
+        Ok(Self { data, shape, strides })
+    }
+
+    /// A view with strides `[batch, row, pixel]` in values, from the slice's first value on. The slice may be longer; the
+    /// values between pixels are never touched.
+    ///
+    /// # Errors
+    /// As [`Nhwc::with_strides`], and [`Error::Overlap`] where two pixels share a value. Axes may be in any order (a
+    /// transposed tensor is fine), but each must step over all that lies on the axes of smaller strides.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Error, NhwcMut};
+    /// let mut y = [0.0; 4];
+    /// let overlap = NhwcMut::with_strides(&mut y, [1, 1, 2, 2], [4, 4, 1]).unwrap_err();
+    /// assert_eq!(overlap, Error::Overlap { axis: "pixels", size: 2, extent: 2, stride: 1 });
+    /// ```
+    pub fn with_strides(data: &'a mut [f32], shape: Shape, strides: Strides) -> Result<Self, Error> {
+        Nhwc::with_strides(data, shape, strides)?;
+        if !shape.contains(&0) {
+            let [n, h, w, c] = shape;
+            let [batch, row, pixel] = strides;
+            let mut axes = [("pixels", w, pixel), ("rows", h, row), ("images", n, batch)];
+            axes.sort_by_key(|(_, _, stride)| *stride);
+            let mut extent = c;
+            for (axis, size, stride) in axes.into_iter().filter(|(_, size, _)| *size > 1) {
+                if stride < extent {
+                    return Err(Error::Overlap { axis, size, extent, stride });
+                }
+                // At most the span, which has been checked: no overflow.
+                extent += (size - 1) * stride;
+            }
+        }
+        Ok(Self { data, shape, strides })
+    }
+
+    /// `[batch, height, width, channels]`.
+    ///
+    /// # Example
+    /// ```
+    /// let mut y = [0.0; 4];
+    /// assert_eq!(pointwise::NhwcMut::new(&mut y, [1, 2, 1, 2])?.shape(), [1, 2, 1, 2]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// `[batch, row, pixel]`, in values.
+    ///
+    /// # Example
+    /// ```
+    /// let mut y = [0.0; 4];
+    /// assert_eq!(pointwise::NhwcMut::new(&mut y, [1, 2, 1, 2])?.strides(), [4, 2, 2]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn strides(&self) -> Strides {
+        self.strides
+    }
+
+    /// The values of a pixel, to be written.
+    ///
+    /// Returns `None` outside the shape.
+    ///
+    /// # Example
+    /// ```
+    /// let mut y = [0.0; 4];
+    /// pointwise::NhwcMut::new(&mut y, [1, 2, 1, 2])?.pixel_mut(0, 1, 0).unwrap()[1] = 7.0;
+    /// assert_eq!(y, [0.0, 0.0, 0.0, 7.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn pixel_mut(&mut self, n: usize, h: usize, w: usize) -> Option<&mut [f32]> {
+        let at = offset(self.shape, self.strides, n, h, w)?;
+        self.data.get_mut(at..at + self.shape[3])
+    }
+
+    pub(crate) fn into_data(self) -> &'a mut [f32] {
+        self.data
+    }
+}
+
+/// Where a pixel starts. Inside the shape the span's check holds, and nothing overflows.
+fn offset(shape: Shape, strides: Strides, n: usize, h: usize, w: usize) -> Option<usize> {
+    let inside = n < shape[0] && h < shape[1] && w < shape[2];
+    inside.then(|| if shape[3] == 0 { 0 } else { n * strides[0] + h * strides[1] + w * strides[2] })
+}
+
+/// One axis of the output: how many pixels, and how far one is from the next in each tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Axis {
+    pub size: usize,
+    pub x: usize,
+    pub y: usize,
+    pub residual: usize,
+}
+
+/// The output's pixels as lines of equally spaced pixels, in every tensor of a run.
+///
+/// Axes that follow on from each other are one: a dense batch of images is a single line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Lines {
+    /// The two axes along which lines are laid out.
+    pub outer: [Axis; 2],
+    /// A line.
+    pub line: Axis,
+}
+
+impl Lines {
+    /// `y` is not empty. `stride` is the convolution's, vertical and horizontal.
+    pub fn new(stride: (usize, usize), x: &Nhwc<'_>, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Self {
+        Self::from_strides(stride, y.shape, x.strides, y.strides, residual.map_or([0; 3], |residual| residual.strides))
+    }
+
+    /// The lines of dense tensors.
+    pub fn dense(stride: (usize, usize), input: Shape, output: Shape) -> Result<Self, Error> {
+        Ok(Self::from_strides(stride, output, dense("input", input)?, dense("output", output)?, [0; 3]))
+    }
+
+    fn from_strides(stride: (usize, usize), shape: Shape, x: Strides, y: Strides, residual: Strides) -> Self {
+        let steps = [1, stride.0, stride.1];
+        let one = Axis { size: 1, ..Axis::default() };
+        let mut axes = [one; 3];
+        let mut last = 2;
+        for i in (0..3).rev() {
+            let size = shape[i];
+            if size == 1 {
+                continue;
+            }
+            // With two or more output pixels, a step of the input stays inside its span.
+            let axis = Axis { size, x: x[i] * steps[i], y: y[i], residual: residual[i] };
+            let inner = &mut axes[last];
+            let follows = |outer: fn(&Axis) -> usize| outer(&axis) == inner.size * outer(inner);
+            if *inner == one {
+                *inner = axis;
+            } else if follows(|a| a.x) && follows(|a| a.y) && follows(|a| a.residual) {
+                inner.size *= size;
+            } else {
+                last -= 1;
+                axes[last] = axis;
+            }
+        }
+        Self { outer: [axes[0], axes[1]], line: axes[2] }
+    }
+
+    /// How many lines there are.
+    pub fn count(&self) -> usize {
+        self.outer[0].size * self.outer[1].size
+    }
+
+    /// Where line `i` starts in input, output and residual.
+    pub fn start(&self, i: usize) -> [usize; 3] {
+        let [outer, inner] = self.outer;
+        let (o, i) = (i / inner.size, i % inner.size);
+        [o * outer.x + i * inner.x, o * outer.y + i * inner.y, o * outer.residual + i * inner.residual]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn dense_tensors_are_one_line() {
+        let (data, mut out) = (vec![0.0; 120], vec![0.0; 120]);
+        let x = Nhwc::new(&data, [2, 3, 4, 5]).unwrap();
+        let y = NhwcMut::new(&mut out, [2, 3, 4, 5]).unwrap();
+        let lines = Lines::new((1, 1), &x, &y, None);
+        assert_eq!((lines.count(), lines.line.size, lines.line.x), (1, 24, 5));
+    }
+
+    #[test]
+    fn a_stride_or_padding_splits_lines() {
+        let (data, mut out) = (vec![0.0; 120], vec![0.0; 120]);
+        let x = Nhwc::new(&data, [2, 3, 4, 5]).unwrap();
+        let y = NhwcMut::new(&mut out[..40], [2, 2, 2, 5]).unwrap();
+        let lines = Lines::new((2, 2), &x, &y, None);
+        assert_eq!((lines.count(), lines.line), (4, Axis { size: 2, x: 10, y: 5, residual: 0 }));
+        assert_eq!(lines.start(3), [100, 30, 0]);
+        // Rows with padding: images follow on from each other, rows do not.
+        let y = NhwcMut::with_strides(&mut out, [2, 2, 2, 5], [30, 15, 5]).unwrap();
+        let x = Nhwc::new(&data[..40], [2, 2, 2, 5]).unwrap();
+        let lines = Lines::new((1, 1), &x, &y, None);
+        assert_eq!((lines.count(), lines.line.size), (4, 2));
+        assert_eq!(lines.outer, [Axis { size: 1, ..Axis::default() }, Axis { size: 4, x: 10, y: 15, residual: 0 }]);
+    }
+
+    #[test]
+    fn a_transposed_output_does_not_overlap() {
+        let mut out = vec![0.0; 24];
+        assert!(NhwcMut::with_strides(&mut out, [1, 3, 4, 2], [24, 2, 6]).is_ok());
+        assert!(NhwcMut::with_strides(&mut out, [1, 3, 4, 2], [24, 2, 5]).is_err());
+    }
+}
