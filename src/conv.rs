@@ -341,19 +341,19 @@ impl PointwiseConv {
             for line in block.lines.clone() {
                 let [x_start, y_start, residual_start] = lines.start(line);
                 let pixels = |data, start: usize, stride, channel| {
-                    Pixels { data, stride }.shifted(start + block.pixels.start * stride + channel)
+                    Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
                 };
-                let strip = Strip {
-                    x: pixels(x, x_start, lines.line.x, k_start),
-                    y: y.shifted(y_start + block.pixels.start * lines.line.y + f_start),
-                    residual: residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start)),
-                    panels,
-                    in_channels: self.in_channels,
-                    out_channels,
-                    activation: self.activation,
+                let x = pixels(x, x_start, lines.line.x, k_start);
+                let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
+                let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
+                // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
+                // value of the output is in one strip of one task, and a task runs once.
+                let strip = unsafe {
+                    let (input, output) = ((x, self.in_channels), (y, out_channels));
+                    Strip::new(input, output, residual, panels, block.pixels.len(), self.activation)
                 };
                 match schedule.kernel {
-                    Kernel::Narrow => narrow::run(simd, &strip, block.pixels.len()),
+                    Kernel::Narrow => narrow::run(simd, &strip),
                     Kernel::Tile => {
                         let nv = out_channels.div_ceil(L::LANES);
                         let [(mr, tiles), (rest, rest_tiles)] = schedule.split(nv, block.pixels.len());
@@ -370,7 +370,7 @@ impl PointwiseConv {
 
 /// The channels of one group.
 pub(crate) fn check_channels(in_channels: usize, out_channels: usize, groups: usize) -> Result<(usize, usize), Error> {
-    if groups == 0 || in_channels % groups != 0 || out_channels % groups != 0 {
+    if groups == 0 || !in_channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
         return Err(Error::Groups { in_channels, out_channels, groups });
     }
     Ok((in_channels / groups, out_channels / groups))

@@ -14,7 +14,10 @@
 //! "ulp" is the spacing of the f32 numbers at the true value, at least 2^-149. The errors given are the greatest over all
 //! 2^32 inputs; `cargo test --release --test accuracy -- --ignored` finds them.
 
-use crate::{Error, kernel::Lanes};
+use crate::{
+    Error,
+    kernel::{Lanes, for_each},
+};
 
 /// The function applied to each output value, after the residual is added.
 ///
@@ -227,6 +230,34 @@ pub(crate) fn apply<L: Lanes>(simd: L, activation: Activation, x: L::Vector) -> 
         Activation::Clamp { min, max } => clamp(simd, x, min, max),
         Activation::Sigmoid => sigmoid(simd, x),
         Activation::Tanh => tanh(simd, x),
+    }
+}
+
+/// A tile's accumulators, which stay in registers where the activation is cheap.
+///
+/// The others work on a copy in memory, out of line: an array that is indexed by a variable cannot live in registers, and
+/// one copy of their code serves every tile shape.
+#[inline(always)]
+pub(crate) fn apply_in_registers<L: Lanes, const M: usize, const N: usize>(
+    simd: L,
+    activation: Activation,
+    acc: &mut [[L::Vector; N]; M],
+) {
+    match activation {
+        Activation::Identity => {}
+        Activation::Relu => for_each::<M, N>(
+            #[inline(always)]
+            |m, n| acc[m][n] = relu(simd, acc[m][n]),
+        ),
+        Activation::Clamp { min, max } => for_each::<M, N>(
+            #[inline(always)]
+            |m, n| acc[m][n] = clamp(simd, acc[m][n], min, max),
+        ),
+        Activation::Sigmoid | Activation::Tanh => {
+            let mut copy = *acc;
+            apply_to_all(simd, activation, copy.as_flattened_mut());
+            *acc = copy;
+        }
     }
 }
 

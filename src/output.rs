@@ -11,9 +11,9 @@ pub(crate) struct OutputPixels<'a> {
     exclusive: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it stands for a `&mut [f32]`, which is Send; who writes where is the duty of `row_mut`'s caller.
+// SAFETY: it stands for a `&mut [f32]`, which is Send; who writes where is the duty of `slice_mut`'s caller.
 unsafe impl Send for OutputPixels<'_> {}
-// SAFETY: as above; through a shared reference nothing can be reached but by `row_mut`.
+// SAFETY: as above; through a shared reference nothing can be reached but by `slice_mut`.
 unsafe impl Sync for OutputPixels<'_> {}
 
 impl<'a> OutputPixels<'a> {
@@ -22,11 +22,16 @@ impl<'a> OutputPixels<'a> {
         Self { start: data.as_mut_ptr(), len: data.len(), stride, exclusive: PhantomData }
     }
 
-    /// What is left after `offset` values.
-    pub fn shifted(&self, offset: usize) -> Self {
+    /// The pixels from the one at `offset` on.
+    pub fn from(self, offset: usize) -> Self {
         let offset = offset.min(self.len);
         // SAFETY: `offset` is at most `len`, so the pointer stays inside the slice or one past its end.
-        Self { start: unsafe { self.start.add(offset) }, len: self.len - offset, ..*self }
+        Self { start: unsafe { self.start.add(offset) }, len: self.len - offset, ..self }
+    }
+
+    /// Values from the first pixel to the end of the tensor.
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// The distance between pixels.
@@ -34,19 +39,19 @@ impl<'a> OutputPixels<'a> {
         self.stride
     }
 
-    /// The first `len` values of pixel `p`.
+    /// `len` values from `offset` on.
     ///
     /// # Safety
-    /// While the slice lives, no other slice with a value of it does: not in this thread, not in another.
+    /// `offset + len` is at most [`len`](Self::len). While the slice lives, no other slice with a value of it does: not in
+    /// this thread, not in another.
     #[inline(always)]
     #[allow(
         clippy::mut_from_ref,
         reason = "the exclusive borrow was given up to be split; the caller keeps it exclusive"
     )]
-    pub unsafe fn row_mut(&self, p: usize, len: usize) -> &'a mut [f32] {
-        let at = p * self.stride;
-        assert!(at <= self.len && len <= self.len - at, "a kernel stays inside its output");
-        // SAFETY: in bounds by the assertion; not aliased by this function's contract.
-        unsafe { slice::from_raw_parts_mut(self.start.add(at), len) }
+    pub unsafe fn slice_mut(&self, offset: usize, len: usize) -> &'a mut [f32] {
+        debug_assert!(offset + len <= self.len);
+        // SAFETY: this function's contract.
+        unsafe { slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
 }

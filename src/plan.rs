@@ -18,7 +18,8 @@ struct Tuning {
     latency: usize,
     /// Cycles that a tile costs whatever K is: its addresses, biases, stores.
     tile: usize,
-    /// More of them for each of its vectors.
+    /// More of them for each of its pixels, and for each of its vectors.
+    pixel: usize,
     vector: usize,
 }
 
@@ -27,9 +28,9 @@ struct Tuning {
 /// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle.
 fn tuning(isa: Isa) -> Tuning {
     match isa {
-        Isa::Scalar => Tuning { fma: 1, loads: 1, latency: 1, tile: 0, vector: 0 },
-        Isa::Neon => Tuning { fma: 2, loads: 2, latency: 4, tile: 30, vector: 2 },
-        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2, loads: 2, latency: 4, tile: 30, vector: 2 },
+        Isa::Scalar => Tuning { fma: 1, loads: 1, latency: 1, tile: 0, pixel: 0, vector: 0 },
+        Isa::Neon => Tuning { fma: 2, loads: 2, latency: 4, tile: 20, pixel: 4, vector: 1 },
+        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2, loads: 2, latency: 4, tile: 20, pixel: 4, vector: 1 },
     }
 }
 
@@ -94,7 +95,7 @@ impl Schedule {
     /// `lines` is not empty. The channels are those of one group.
     pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, threads: usize) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
-        let conflict = lines.line.x * size_of::<f32>() % 4096 == 0 && lines.line.x > 0;
+        let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
         let max_rows = [1, 2, 3, 4].map(|nv| L::max_rows(nv).min(if conflict { ROWS_OF_A_SET } else { usize::MAX }));
         let tuning = tuning(isa);
         let panels = f.div_ceil(PANEL);
@@ -178,8 +179,9 @@ fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, p
     let panels = f.div_ceil(PANEL);
     let tile_cost = |channels: usize| {
         let nv = channels.div_ceil(L::LANES);
-        let cost =
-            |(mr, tiles): (usize, usize)| tiles * (k * cycles(tuning, mr, nv) + tuning.tile + tuning.vector * mr * nv);
+        let cost = |(mr, tiles): (usize, usize)| {
+            tiles * (k * cycles(tuning, mr, nv) + tuning.tile + mr * (tuning.pixel + tuning.vector * nv))
+        };
         let [a, b] = split(max_rows[nv.min(4) - 1], pixels);
         cost(a) + cost(b)
     };

@@ -45,8 +45,8 @@ impl Lanes for V3 {
 
     #[inline(always)]
     fn load_first(self, from: &[f32]) -> __m256 {
-        must_cast(match from.try_into() {
-            Ok(all) => *<&[f32; LANES]>::from(all),
+        must_cast(match <&[f32; LANES]>::try_from(from) {
+            Ok(all) => *all,
             Err(_) => core::array::from_fn(|l| from.get(l).copied().unwrap_or(0.0)),
         })
     }
@@ -54,8 +54,8 @@ impl Lanes for V3 {
     #[inline(always)]
     fn store_first(self, vector: __m256, to: &mut [f32]) {
         // A masked store takes dozens of cycles on Zen: 8, or 4 and 2 and 1 values instead.
-        match to.try_into() {
-            Ok(all) => *<&mut [f32; LANES]>::from(all) = must_cast(vector),
+        match <&mut [f32; LANES]>::try_from(&mut *to) {
+            Ok(all) => *all = must_cast(vector),
             Err(_) => super::store_pieces::<LANES>(&must_cast(vector), to),
         }
     }

@@ -50,8 +50,8 @@ impl Lanes for V4 {
 
     #[inline(always)]
     fn load_first(self, from: &[f32]) -> __m512 {
-        match from.try_into() {
-            Ok(all) => must_cast(*<&[f32; 16]>::from(all)),
+        match <&[f32; 16]>::try_from(from) {
+            Ok(all) => must_cast(*all),
             // SAFETY: lanes beyond `from` are masked off, and masked lanes are not accessed.
             Err(_) => unsafe { self.avx512f._mm512_maskz_loadu_ps(first(from.len()), from.as_ptr()) },
         }
@@ -59,8 +59,8 @@ impl Lanes for V4 {
 
     #[inline(always)]
     fn store_first(self, vector: __m512, to: &mut [f32]) {
-        match to.try_into() {
-            Ok(all) => *<&mut [f32; 16]>::from(all) = must_cast(vector),
+        match <&mut [f32; 16]>::try_from(&mut *to) {
+            Ok(all) => *all = must_cast(vector),
             // SAFETY: lanes beyond `to` are masked off, and masked lanes are not accessed.
             Err(_) => unsafe { self.avx512f._mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), vector) },
         }

@@ -1,4 +1,274 @@
+//! What every ISA's lanes and kernels must do, instantiated at the foot of each ISA's file.
+
+use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip, narrow};
+use crate::{Activation, epilogue, output::OutputPixels};
+use std::vec::Vec;
+
+/// Instantiates the suite for `$token`, an `Option` of lanes.
 macro_rules! suite {
-    ($a:expr, $b:expr) => {};
+    ($token:expr, $isa:literal) => {
+        mod conformance {
+            use super::*;
+            use crate::kernel::conformance as suite;
+
+            #[test]
+            fn operations_are_those_of_scalar_code() {
+                suite::tested($token, $isa).map(suite::operations);
+            }
+
+            #[test]
+            fn partial_loads_and_stores_stay_inside() {
+                suite::tested($token, $isa).map(suite::partial);
+            }
+
+            #[test]
+            fn transposition() {
+                suite::tested($token, $isa).map(suite::transposition);
+            }
+
+            #[test]
+            fn every_tile_gives_the_chain_of_multiply_adds() {
+                suite::tested($token, $isa).map(suite::tiles);
+            }
+
+            #[test]
+            fn every_narrow_kernel_gives_the_chain_of_multiply_adds() {
+                suite::tested($token, $isa).map(suite::narrow_kernels);
+            }
+
+            #[test]
+            fn activations_are_those_of_scalar_code() {
+                suite::tested($token, $isa).map(suite::activations);
+            }
+        }
+    };
 }
 pub(super) use suite;
+
+/// The lanes, or `None` where the CPU lacks them; a failure where `POINTWISE_TEST_ISAS` lists them.
+pub(super) fn tested<L>(token: Option<L>, isa: &str) -> Option<L> {
+    let required = std::env::var("POINTWISE_TEST_ISAS").unwrap_or_default();
+    let required = required.split(',').any(|name| name.trim() == isa);
+    assert!(token.is_some() || !required, "POINTWISE_TEST_ISAS asks for {isa}, which this CPU has not");
+    std::println!("{isa}: {}", if token.is_some() { "tested" } else { "not on this CPU, not tested" });
+    token
+}
+
+/// Zeros, ordinary values, the edges of the format, and what is no number.
+const SPECIAL: [f32; 24] = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    1.5,
+    -2.75,
+    6.0,
+    1e-3,
+    -1e-3,
+    123.456,
+    -88.5,
+    104.5,
+    3e38,
+    -3e38,
+    f32::MAX,
+    f32::MIN_POSITIVE,
+    -f32::MIN_POSITIVE,
+    1e-40,
+    -1e-45,
+    f32::INFINITY,
+    f32::NEG_INFINITY,
+    f32::NAN,
+    -f32::NAN,
+    16_777_217.0,
+];
+
+fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+}
+
+/// A vector of copies of `value`, with neighbours that differ, at lane `l`.
+fn row(values: impl Fn(usize) -> f32) -> Row {
+    Row(core::array::from_fn(values))
+}
+
+pub(super) fn operations<L: Lanes>(simd: L) {
+    for i in 0..SPECIAL.len() {
+        for j in 0..SPECIAL.len() {
+            let value = |shift: usize| move |l: usize| SPECIAL[(shift + l) % SPECIAL.len()];
+            let (a, b, c) = (value(i), value(j), value(i + j));
+            let [va, vb, vc] = [row(a), row(b), row(c)].map(|row| simd.load(&row, 0));
+            let check = |name: &str, vector: L::Vector, scalar: &dyn Fn(f32, f32, f32) -> f32| {
+                let mut got = Row([0.0; PANEL]);
+                simd.store(vector, &mut got, 0);
+                for l in 0..L::LANES {
+                    let expected = scalar(a(l), b(l), c(l));
+                    assert!(
+                        same(got.0[l], expected),
+                        "{name}({:?}, {:?}, {:?}), lane {l}: expected {expected:?}, got {:?}",
+                        a(l),
+                        b(l),
+                        c(l),
+                        got.0[l]
+                    );
+                }
+            };
+            check("mul_add", simd.mul_add(va, vb, vc), &|a, b, c| Scalar.mul_add(a, b, c));
+            check("add", simd.add(va, vb), &|a, b, _| a + b);
+            check("sub", simd.sub(va, vb), &|a, b, _| a - b);
+            check("mul", simd.mul(va, vb), &|a, b, _| a * b);
+            check("div", simd.div(va, vb), &|a, b, _| a / b);
+            check("select_less", simd.select_less(va, vb, vc, va), &|a, b, c| if a < b { c } else { a });
+            check("lesser", simd.lesser(va, vb), &|a, b, _| if a < b { a } else { b });
+            check("greater", simd.greater(va, vb), &|a, b, _| if a > b { a } else { b });
+            check("abs", simd.abs(va), &|a, _, _| a.abs());
+            check("copy_sign", simd.copy_sign(va, vb), &|a, b, _| a.copysign(b));
+            check("shift_left_23", simd.shift_left_23(va), &|a, _, _| f32::from_bits(a.to_bits() << 23));
+            check("splat", simd.splat(a(0)), &|_, _, _| a(0));
+            check("pin", simd.pin(va), &|a, _, _| a);
+            let quad = simd.quad(&[a(0), a(1), a(2), a(3)]);
+            check("mul_add_quad 0", simd.mul_add_quad::<0>(quad, vb, vc), &|_, b, c| Scalar.mul_add(a(0), b, c));
+            check("mul_add_quad 1", simd.mul_add_quad::<1>(quad, vb, vc), &|_, b, c| Scalar.mul_add(a(1), b, c));
+            check("mul_add_quad 2", simd.mul_add_quad::<2>(quad, vb, vc), &|_, b, c| Scalar.mul_add(a(2), b, c));
+            check("mul_add_quad 3", simd.mul_add_quad::<3>(quad, vb, vc), &|_, b, c| Scalar.mul_add(a(3), b, c));
+        }
+    }
+}
+
+pub(super) fn partial<L: Lanes>(simd: L) {
+    let all = row(|l| l as f32 + 1.0);
+    for part in 0..PANEL / L::LANES {
+        let vector = simd.load(&all, part);
+        for len in 1..=L::LANES {
+            let expected = &all.0[part * L::LANES..][..len];
+            let mut out = [-1.0; 2 * PANEL];
+            simd.store_first(vector, &mut out[3..3 + len]);
+            assert_eq!(&out[3..3 + len], expected);
+            assert!(out[..3].iter().chain(&out[3 + len..]).all(|value| *value == -1.0), "wrote outside");
+            let mut back = Row([-1.0; PANEL]);
+            simd.store(simd.load_first(&out[3..3 + len]), &mut back, part);
+            let back = &back.0[part * L::LANES..][..L::LANES];
+            assert_eq!(&back[..len], expected);
+            assert!(back[len..].iter().all(|value| *value == 0.0));
+        }
+    }
+}
+
+pub(super) fn transposition<L: Lanes>(simd: L) {
+    let pixels: [[f32; 4]; 16] = core::array::from_fn(|p| core::array::from_fn(|k| (10 * p + k) as f32));
+    for (k, column) in simd.transpose(|l| &pixels[l]).into_iter().enumerate() {
+        let mut got = Row([0.0; PANEL]);
+        simd.store(column, &mut got, 0);
+        for (got, pixel) in got.0.iter().zip(&pixels).take(L::LANES) {
+            assert_eq!(*got, pixel[k]);
+        }
+    }
+}
+
+/// The activations to try: one of each kind.
+const ACTIVATIONS: [Activation; 5] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Clamp { min: -1.0, max: 6.0 },
+    Activation::Sigmoid,
+    Activation::Tanh,
+];
+
+pub(super) fn activations<L: Lanes>(simd: L) {
+    // Every 65521st float (a prime, so that all parts of the bits vary), and the special ones.
+    let values = SPECIAL.into_iter().chain((0..=u32::MAX / 65_521).map(|i| f32::from_bits(i * 65_521)));
+    let values: Vec<f32> = values.collect();
+    for activation in ACTIVATIONS {
+        for values in values.chunks_exact(L::LANES) {
+            let mut got = row(|l| values.get(l).copied().unwrap_or_default());
+            let mut vectors = [simd.load(&got, 0)];
+            epilogue::apply_to_all(simd, activation, &mut vectors);
+            simd.store(vectors[0], &mut got, 0);
+            for (x, got) in values.iter().zip(got.0) {
+                let expected = epilogue::apply(Scalar, activation, *x);
+                assert!(same(got, expected), "{activation:?}({x:?}): expected {expected:?}, got {got:?}");
+            }
+        }
+    }
+}
+
+/// Runs `kernel` on a strip of `pixels` pixels, and compares with plain loops, and what it must not touch with itself.
+fn check_strip<L: Lanes>(
+    pixels: usize,
+    k: usize,
+    channels: usize,
+    activation: Activation,
+    with_residual: bool,
+    kernel: impl Fn(&Strip<'_>),
+    what: &str,
+) {
+    let value = |seed: usize, i: usize| ((i * 37 + seed * 101) % 23) as f32 * 0.17 - 1.9;
+    let (x_stride, y_stride, residual_stride) = (k + 3, channels + 2, channels + 1);
+    let x: Vec<f32> = (0..pixels * x_stride).map(|i| value(1, i)).collect();
+    let residual: Vec<f32> = (0..pixels * residual_stride).map(|i| value(2, i)).collect();
+    let panels: Vec<Row> = (0..channels.div_ceil(PANEL) * (k + 1)).map(|r| row(|l| value(3, r * PANEL + l))).collect();
+    const CANARY: f32 = -777.0;
+    let mut y = std::vec![CANARY; pixels * y_stride];
+    let output = OutputPixels::new(&mut y, y_stride);
+    let residual_pixels = with_residual.then_some(Pixels { data: &residual, stride: residual_stride });
+    // SAFETY: the buffer is this function's, and one strip's.
+    kernel(&unsafe {
+        Strip::new(
+            (Pixels { data: &x, stride: x_stride }, k),
+            (output, channels),
+            residual_pixels,
+            &panels,
+            pixels,
+            activation,
+        )
+    });
+    for (p, y) in y.chunks_exact(y_stride).enumerate() {
+        for (f, got) in y.iter().enumerate() {
+            let expected = if f < channels {
+                let panel = &panels[f / PANEL * (k + 1)..][..k + 1];
+                let weight = |r: usize| panel[r].0[f % PANEL];
+                let mut sum = weight(0);
+                for i in 0..k {
+                    sum = Scalar.mul_add(x[p * x_stride + i], weight(i + 1), sum);
+                }
+                if with_residual {
+                    sum += residual[p * residual_stride + f];
+                }
+                epilogue::apply(Scalar, activation, sum)
+            } else {
+                CANARY
+            };
+            assert!(
+                same(*got, expected),
+                "{what}, {pixels} pixels, K {k}, F {channels}, {activation:?}, residual {with_residual}: \
+                 pixel {p}, channel {f}: expected {expected:?}, got {got:?}"
+            );
+        }
+    }
+}
+
+pub(super) fn tiles<L: Lanes>(simd: L) {
+    for nv in 1..=4 {
+        for mr in 1..=L::max_rows(nv) {
+            let what = std::format!("tile of {mr} pixels x {nv} vectors");
+            for channels in (nv - 1) * L::LANES + 1..=nv * L::LANES {
+                for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
+                    let activation = ACTIVATIONS[(mr + i + channels) % ACTIVATIONS.len()];
+                    let run = |strip: &Strip<'_>| L::tile(nv, mr)(simd, strip, 2);
+                    check_strip::<L>(2 * mr, k, channels, activation, (i + channels) % 2 == 0, run, &what);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn narrow_kernels<L: Lanes>(simd: L) {
+    for channels in 1..=narrow::MAX_CHANNELS {
+        for pixels in 1..=2 * L::LANES + 1 {
+            for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
+                let activation = ACTIVATIONS[(pixels + i + channels) % ACTIVATIONS.len()];
+                let run = |strip: &Strip<'_>| narrow::run(simd, strip);
+                check_strip::<L>(pixels, k, channels, activation, (i + pixels) % 2 == 0, run, "narrow kernel");
+            }
+        }
+    }
+}

@@ -25,6 +25,7 @@
 
 pub(crate) mod narrow;
 mod scalar;
+mod strip;
 mod tile;
 
 cfg_if::cfg_if! {
@@ -39,8 +40,7 @@ cfg_if::cfg_if! {
 mod conformance;
 
 pub(crate) use scalar::Scalar;
-
-use crate::epilogue::Activation;
+pub(crate) use strip::{Pixels, Strip};
 
 /// Output channels of a panel of packed weights, on every ISA.
 pub(crate) const PANEL: usize = 16;
@@ -125,51 +125,27 @@ fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
     rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
 }
 
-/// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pixels<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
+/// Calls `f(i, j)` for all `i < M` and `j < N`, unrolled whatever the size of `f`: a loop that stays a loop would index the
+/// accumulators by a variable, and they would live in memory.
+#[inline(always)]
+pub(crate) fn for_each<const M: usize, const N: usize>(mut f: impl FnMut(usize, usize)) {
+    unrolled::<M>(
+        #[inline(always)]
+        |i| {
+            unrolled::<N>(
+                #[inline(always)]
+                |j| f(i, j),
+            )
+        },
+    );
 }
 
-impl<'a> Pixels<'a> {
-    /// The first `len` values of pixel `p`.
-    #[inline(always)]
-    pub fn get(&self, p: usize, len: usize) -> &'a [f32] {
-        &self.data[p * self.stride..][..len]
+/// `f(0)` to `f(N - 1)`, for `N` up to 16.
+#[inline(always)]
+fn unrolled<const N: usize>(mut f: impl FnMut(usize)) {
+    const { assert!(N <= 16) };
+    macro_rules! steps {
+        ($($i:literal)*) => { $(if $i < N { f($i) })* };
     }
-
-    /// What is left after `offset` values.
-    pub fn shifted(&self, offset: usize) -> Self {
-        Self { data: self.data.get(offset..).unwrap_or_default(), ..*self }
-    }
-}
-
-/// What a kernel works on: a line of pixels, the panels of some output channels, and what follows the sum.
-#[derive(Clone, Copy)]
-pub(crate) struct Strip<'a> {
-    /// Input pixels, at least `in_channels` values each.
-    pub x: Pixels<'a>,
-    /// Output pixels.
-    pub y: crate::output::OutputPixels<'a>,
-    /// What is added to the sum before the activation.
-    pub residual: Option<Pixels<'a>>,
-    /// The panels, `in_channels + 1` rows each.
-    pub panels: &'a [Row],
-    pub in_channels: usize,
-    /// Output channels to write; the last panel may hold fewer than 16.
-    pub out_channels: usize,
-    pub activation: Activation,
-}
-
-impl Strip<'_> {
-    /// The strip without its first `pixels` pixels.
-    pub fn skip(&self, pixels: usize) -> Self {
-        Self {
-            x: self.x.shifted(pixels * self.x.stride),
-            y: self.y.shifted(pixels * self.y.stride()),
-            residual: self.residual.map(|residual| residual.shifted(pixels * residual.stride)),
-            ..*self
-        }
-    }
+    steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }

@@ -41,16 +41,16 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn load_first(self, from: &[f32]) -> float32x4_t {
-        must_cast(match from.try_into() {
-            Ok(all) => *<&[f32; LANES]>::from(all),
+        must_cast(match <&[f32; LANES]>::try_from(from) {
+            Ok(all) => *all,
             Err(_) => core::array::from_fn(|l| from.get(l).copied().unwrap_or(0.0)),
         })
     }
 
     #[inline(always)]
     fn store_first(self, vector: float32x4_t, to: &mut [f32]) {
-        match to.try_into() {
-            Ok(all) => *<&mut [f32; LANES]>::from(all) = must_cast(vector),
+        match <&mut [f32; LANES]>::try_from(&mut *to) {
+            Ok(all) => *all = must_cast(vector),
             Err(_) => super::store_pieces::<LANES>(&must_cast(vector), to),
         }
     }

@@ -13,11 +13,13 @@
 //! 1. k runs in steps of four. NEON multiplies by a lane of a register, so it wants four values of a pixel in one
 //!    load; on x86 the four share one address computation.
 //! 2. All sizes inside the k loop are constants or the lengths of fixed-size chunks, so no bounds check is left there.
-//! 3. Expensive activations work on a copy of the accumulators in memory, out of line. An array that is indexed by a
-//!    variable cannot live in registers, and one copy of their code serves every tile shape.
 
-use super::{Lanes, PANEL, Row, Strip, TileKernel};
-use crate::epilogue::{self, Activation};
+use super::{
+    Lanes, PANEL, Strip, TileKernel, for_each,
+    strip::{Panel, Pixel},
+    unrolled,
+};
+use crate::epilogue;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
@@ -32,41 +34,42 @@ pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip:
         #[inline(always)]
         fn call(self) {
             for t in 0..self.2 {
-                tile::<L, MR, NV>(self.0, self.1, t * MR);
+                // SAFETY: asserted below.
+                unsafe { tile::<L, MR, NV>(self.0, self.1, t * MR) };
             }
         }
     }
+    assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
+    let last_panel = const { (NV - 1) * L::LANES / PANEL };
+    assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
     simd.vectorize(Down::<L, MR, NV>(simd, strip, tiles));
 }
 
+/// # Safety
+/// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
-fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, pixel: usize) {
-    let k = strip.in_channels;
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, pixel: usize) {
+    let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
-    // Each vector's panel as its bias, its rows in fours, and the rows left over. Vectors of one panel share a slice.
-    let mut panels: [(&Row, &[[Row; 4]], &[Row]); NV] = [(&Row([0.0; PANEL]), &[], &[]); NV];
+    // SAFETY: the strip has output channels, and so a panel.
+    let mut panels = [unsafe { strip.panel(0) }; NV];
     unrolled::<NV>(
         #[inline(always)]
-        |v| {
-            let rows = &strip.panels[v / per_panel * (k + 1)..][..k + 1];
-            let (fours, rest) = rows[1..].as_chunks();
-            panels[v] = (&rows[0], &fours[..k / 4], &rest[..k % 4]);
-        },
+        // SAFETY: this function's contract.
+        |v| panels[v] = unsafe { strip.panel(v / per_panel) },
     );
-    let mut x: [(&[[f32; 4]], &[f32]); MR] = [(&[], &[]); MR];
+    let mut x = [Pixel::default(); MR];
     unrolled::<MR>(
         #[inline(always)]
-        |m| {
-            let (fours, rest) = strip.x.get(pixel + m, k).as_chunks();
-            x[m] = (&fours[..k / 4], &rest[..k % 4]);
-        },
+        // SAFETY: this function's contract.
+        |m| x[m] = unsafe { strip.pixel(pixel + m) },
     );
 
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
         #[inline(always)]
-        |m, v| acc[m][v] = simd.load(panels[v].0, v % per_panel),
+        |m, v| acc[m][v] = simd.load(panels[v].bias, v % per_panel),
     );
     for four in 0..k / 4 {
         step::<L, 0, MR, NV>(simd, &mut acc, &x, &panels, four);
@@ -78,51 +81,56 @@ fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, 
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                let weights = simd.load(&panels[v].2[rest], v % per_panel);
-                acc[m][v] = simd.mul_add(simd.splat(x[m].1[rest]), weights, acc[m][v]);
+                let weights = simd.load(&panels[v].rest[rest], v % per_panel);
+                acc[m][v] = simd.mul_add(simd.splat(x[m].rest[rest]), weights, acc[m][v]);
             },
         );
     }
 
-    let channels = strip.out_channels.min(NV * L::LANES);
+    // Twice, so that in the usual case all lengths are constants.
+    let all = NV * L::LANES;
+    if strip.out_channels() >= all {
+        // SAFETY: this function's contract.
+        unsafe { finish(simd, strip, pixel, acc, all) };
+    } else {
+        // SAFETY: this function's contract.
+        unsafe { finish(simd, strip, pixel, acc, strip.out_channels()) };
+    }
+}
+
+/// Residual, activation and store of a tile's first `channels` output channels.
+///
+/// # Safety
+/// The strip has the pixels from `pixel` to `pixel + MR`, and `channels` output channels.
+#[inline(always)]
+unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
+    simd: L,
+    strip: &Strip<'_>,
+    pixel: usize,
+    mut acc: [[L::Vector; NV]; MR],
+    channels: usize,
+) {
     let part = |v: usize| v * L::LANES..channels.min((v + 1) * L::LANES);
-    if let Some(residual) = &strip.residual {
+    if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                if let Some(part) = residual.get(pixel + m, channels).get(part(v))
-                    && !part.is_empty()
-                {
-                    acc[m][v] = simd.add(simd.load_first(part), acc[m][v]);
+                if v * L::LANES < channels {
+                    // SAFETY: this function's contract, and there is a residual.
+                    let row = unsafe { strip.residual(pixel + m, channels) };
+                    acc[m][v] = simd.add(simd.load_first(&row[part(v)]), acc[m][v]);
                 }
             },
         );
     }
-    match strip.activation {
-        Activation::Identity => {}
-        Activation::Relu => for_each::<MR, NV>(
-            #[inline(always)]
-            |m, v| acc[m][v] = epilogue::relu(simd, acc[m][v]),
-        ),
-        Activation::Clamp { min, max } => for_each::<MR, NV>(
-            #[inline(always)]
-            |m, v| acc[m][v] = epilogue::clamp(simd, acc[m][v], min, max),
-        ),
-        other => {
-            let mut copy = acc;
-            epilogue::apply_to_all(simd, other, copy.as_flattened_mut());
-            acc = copy;
-        }
-    }
+    epilogue::apply_in_registers(simd, strip.activation(), &mut acc);
     for_each::<MR, NV>(
         #[inline(always)]
         |m, v| {
-            // SAFETY: this kernel call owns the strip's pixels and channels (`Strip::y`), and holds one row at a time.
-            let row = unsafe { strip.y.row_mut(pixel + m, channels) };
-            if let Some(part) = row.get_mut(part(v))
-                && !part.is_empty()
-            {
-                simd.store_first(acc[m][v], part);
+            if v * L::LANES < channels {
+                // SAFETY: this function's contract; the slice ends with this closure.
+                let row = unsafe { strip.output(pixel + m, channels) };
+                simd.store_first(acc[m][v], &mut row[part(v)]);
             }
         },
     );
@@ -136,11 +144,11 @@ fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, 
 fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    x: &[(&[[f32; 4]], &[f32]); MR],
-    panels: &[(&Row, &[[Row; 4]], &[Row]); NV],
+    x: &[Pixel<'_>; MR],
+    panels: &[Panel<'_>; NV],
     four: usize,
 ) {
-    let load = |v: usize| simd.load(&panels[v].1[four][J as usize], v % const { PANEL / L::LANES });
+    let load = |v: usize| simd.load(&panels[v].fours[four][J as usize], v % const { PANEL / L::LANES });
     let mut weights = [simd.splat(0.0); NV];
     unrolled::<NV>(
         #[inline(always)]
@@ -152,36 +160,11 @@ fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
             if const { MR * NV + NV + 1 > L::REGISTERS } {
                 weights[NV - 1] = load(NV - 1);
             }
-            let quad = simd.quad(&x[m].0[four]);
+            let quad = simd.quad(&x[m].fours[four]);
             unrolled::<NV>(
                 #[inline(always)]
                 |v| acc[m][v] = simd.pin(simd.mul_add_quad::<J>(quad, weights[v], acc[m][v])),
             );
         },
     );
-}
-
-/// Calls `f(m, v)` for all `m < MR` and `v < NV`, unrolled whatever the size of `f`: a loop that stays a loop would index
-/// the accumulators by a variable, and they would live in memory.
-#[inline(always)]
-fn for_each<const MR: usize, const NV: usize>(mut f: impl FnMut(usize, usize)) {
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            unrolled::<NV>(
-                #[inline(always)]
-                |v| f(m, v),
-            )
-        },
-    );
-}
-
-/// `f(0)` to `f(N - 1)`, for `N` up to 16.
-#[inline(always)]
-fn unrolled<const N: usize>(mut f: impl FnMut(usize)) {
-    const { assert!(N <= 16) };
-    macro_rules! steps {
-        ($($i:literal)*) => { $(if $i < N { f($i) })* };
-    }
-    steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }

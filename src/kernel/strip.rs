@@ -1,0 +1,179 @@
+//! A strip: what a kernel works on. Its bounds are checked when it is made, so that kernels need not check each pixel
+//! (checks cost a tile of K = 16 a third of its time).
+
+use super::{PANEL, Row};
+use crate::{Activation, output::OutputPixels};
+
+/// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pixels<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+}
+
+impl<'a> Pixels<'a> {
+    /// The pixels from the one at `offset` on.
+    pub fn from(self, offset: usize) -> Self {
+        Self { data: self.data.get(offset..).unwrap_or_default(), ..self }
+    }
+
+    /// # Safety
+    /// `data` holds `len` values from `p * stride` on.
+    #[inline(always)]
+    unsafe fn get(&self, p: usize, len: usize) -> &'a [f32] {
+        debug_assert!(holds(self.data.len(), self.stride, p + 1, len));
+        // SAFETY: this function's contract.
+        unsafe { self.data.get_unchecked(p * self.stride..).get_unchecked(..len) }
+    }
+}
+
+/// Whether `len` values hold `pixels` pixels, 1 or more, of `channels` values each.
+fn holds(len: usize, stride: usize, pixels: usize, channels: usize) -> bool {
+    (pixels - 1).checked_mul(stride).and_then(|last| last.checked_add(channels)).is_some_and(|end| end <= len)
+}
+
+/// A panel as a k loop reads it: its biases, its rows in fours, and the rows left over.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a> {
+    pub bias: &'a Row,
+    pub fours: &'a [[Row; 4]],
+    pub rest: &'a [Row],
+}
+
+/// A pixel as a k loop reads it: its values in fours, and those left over.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Pixel<'a> {
+    pub fours: &'a [[f32; 4]],
+    pub rest: &'a [f32],
+}
+
+/// A line of pixels, the panels of some output channels, and what follows the sum.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    x: Pixels<'a>,
+    y: OutputPixels<'a>,
+    residual: Option<Pixels<'a>>,
+    panels: &'a [Row],
+    in_channels: usize,
+    out_channels: usize,
+    pixels: usize,
+    activation: Activation,
+}
+
+impl<'a> Strip<'a> {
+    /// `pixels` pixels, 1 or more: `in_channels` values of each of `x`, to `out_channels` values, 1 or more, of each of `y`.
+    /// The panels have `in_channels + 1` rows each.
+    ///
+    /// # Safety
+    /// While the strip is in use, nobody else reads or writes those `out_channels` values of those pixels.
+    pub unsafe fn new(
+        (x, in_channels): (Pixels<'a>, usize),
+        (y, out_channels): (OutputPixels<'a>, usize),
+        residual: Option<Pixels<'a>>,
+        panels: &'a [Row],
+        pixels: usize,
+        activation: Activation,
+    ) -> Self {
+        let inside = pixels > 0
+            && out_channels > 0
+            && holds(x.data.len(), x.stride, pixels, in_channels)
+            && holds(y.len(), y.stride(), pixels, out_channels)
+            && residual.is_none_or(|residual| holds(residual.data.len(), residual.stride, pixels, out_channels))
+            && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len());
+        assert!(inside, "a strip lies inside its tensors");
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, activation }
+    }
+
+    /// The strip without its first `pixels` pixels, fewer than there are.
+    pub fn skip(self, pixels: usize) -> Self {
+        assert!(pixels < self.pixels, "a strip has a pixel");
+        Self {
+            x: self.x.from(pixels * self.x.stride),
+            y: self.y.from(pixels * self.y.stride()),
+            residual: self.residual.map(|residual| residual.from(pixels * residual.stride)),
+            pixels: self.pixels - pixels,
+            ..self
+        }
+    }
+
+    pub fn in_channels(&self) -> usize {
+        self.in_channels
+    }
+
+    pub fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    pub fn pixels(&self) -> usize {
+        self.pixels
+    }
+
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    pub fn has_residual(&self) -> bool {
+        self.residual.is_some()
+    }
+
+    /// Whether each pixel of the output is one value, and the next pixel the next value.
+    pub fn is_contiguous(&self) -> bool {
+        self.out_channels == 1 && self.y.stride() == 1
+    }
+
+    /// # Safety
+    /// `p * PANEL < out_channels`.
+    #[inline(always)]
+    pub(super) unsafe fn panel(&self, p: usize) -> Panel<'a> {
+        debug_assert!(p * PANEL < self.out_channels);
+        let len = self.in_channels + 1;
+        // SAFETY: `new` has checked that the panels of all output channels are there.
+        let rows = unsafe { self.panels.get_unchecked(p * len..).get_unchecked(..len) };
+        let (fours, rest) = rows[1..].as_chunks();
+        Panel { bias: &rows[0], fours, rest }
+    }
+
+    /// # Safety
+    /// `p < pixels`.
+    #[inline(always)]
+    pub(super) unsafe fn pixel(&self, p: usize) -> Pixel<'a> {
+        debug_assert!(p < self.pixels);
+        // SAFETY: `new` has checked that `in_channels` values of all pixels are there.
+        let (fours, rest) = unsafe { self.x.get(p, self.in_channels) }.as_chunks();
+        Pixel { fours, rest }
+    }
+
+    /// The first `channels` values of the residual of a pixel.
+    ///
+    /// # Safety
+    /// `p < pixels`, `channels <= out_channels`, and there is a residual.
+    #[inline(always)]
+    pub(super) unsafe fn residual(&self, p: usize, channels: usize) -> &'a [f32] {
+        debug_assert!(p < self.pixels && channels <= self.out_channels);
+        // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there.
+        unsafe { self.residual.unwrap_unchecked().get(p, channels) }
+    }
+
+    /// The first `channels` values of an output pixel.
+    ///
+    /// # Safety
+    /// `p < pixels`, `channels <= out_channels`, and no other slice of this pixel is in use.
+    #[inline(always)]
+    pub(super) unsafe fn output(&self, p: usize, channels: usize) -> &'a mut [f32] {
+        debug_assert!(p < self.pixels && channels <= self.out_channels);
+        // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
+        // caller promised that they are this strip's alone.
+        unsafe { self.y.slice_mut(p * self.y.stride(), channels) }
+    }
+
+    /// `count` output pixels from `p` on, of a contiguous strip.
+    ///
+    /// # Safety
+    /// `p + count <= pixels`, the strip is contiguous, and no other slice of these pixels is in use.
+    #[inline(always)]
+    pub(super) unsafe fn contiguous_output(&self, p: usize, count: usize) -> &'a mut [f32] {
+        debug_assert!(p + count <= self.pixels && self.is_contiguous());
+        // SAFETY: as for `output`; a contiguous strip's pixels are neighbours of one value each.
+        unsafe { self.y.slice_mut(p, count) }
+    }
+}

@@ -1,0 +1,59 @@
+//! `POINTWISE_MAX_ISA`: read once a process, so each value is tried in a process of its own.
+
+use pointwise::{Isa, IsaChoice, PointwiseConv};
+use std::process::Command;
+
+/// What the child process of the test below does; by itself it passes.
+#[test]
+fn child() {
+    if std::env::var_os("POINTWISE_MAX_ISA").is_some() {
+        match PointwiseConv::builder(1, 1).build(&[1.0]) {
+            Ok(conv) => {
+                let plan = conv.plan([1, 1, 1, 1], 1).unwrap();
+                assert_eq!(Isa::detect(), Ok(plan.isa));
+                println!("child: {} {:?}", plan.isa, plan.isa_choice);
+            }
+            Err(error) => println!("child: {error}"),
+        }
+        let best = *Isa::available().last().unwrap();
+        let forced = PointwiseConv::builder(1, 1).isa(best).build(&[1.0]).unwrap();
+        assert_eq!(forced.plan([1, 1, 1, 1], 1).unwrap().isa_choice, IsaChoice::Forced);
+    }
+}
+
+/// What the child says under a value of the variable.
+fn child_says(value: &str) -> String {
+    let test = std::env::current_exe().expect("the test's own file");
+    let mut command = match std::env::var("POINTWISE_TEST_RUNNER") {
+        // An emulator does not pass itself on to a child process.
+        Ok(runner) => {
+            let mut words = runner.split(' ');
+            let mut command = Command::new(words.next().expect("a program"));
+            command.args(words).arg(test);
+            command
+        }
+        Err(_) => Command::new(test),
+    };
+    let output = command.args(["--exact", "child", "--nocapture"]).env("POINTWISE_MAX_ISA", value).output();
+    let output = output.expect("the test's own file runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}");
+    let line = text.lines().find_map(|line| line.split_once("child: ").map(|(_, says)| says.to_owned()));
+    line.unwrap_or_else(|| panic!("the child says nothing: {text}"))
+}
+
+#[test]
+fn the_cap_is_kept() {
+    let best = *Isa::available().last().unwrap();
+    for cap in [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512] {
+        let expected = *Isa::available().iter().filter(|isa| **isa <= cap).max().unwrap();
+        let choice = if expected == best { "Detected" } else { "Capped" };
+        assert_eq!(child_says(&cap.to_string()), format!("{expected} {choice}"));
+    }
+}
+
+#[test]
+fn an_unknown_value_is_an_error_that_names_the_isas() {
+    let expected = r#"POINTWISE_MAX_ISA: expected one of scalar, neon, avx2, avx512, got "AVX2""#;
+    assert_eq!(child_says("AVX2"), expected);
+}

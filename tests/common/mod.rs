@@ -1,0 +1,225 @@
+//! What the integration tests share: a convolution with all its options as one value, and its comparison, bit for bit,
+//! with the reference.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use pointwise::{Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape, Strides, reference::Reference};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+/// The ISAs to test: all that the CPU has. Fails where `POINTWISE_TEST_ISAS` lists one that it has not.
+pub fn isas() -> &'static [Isa] {
+    let available = Isa::available();
+    let required = std::env::var("POINTWISE_TEST_ISAS").unwrap_or_default();
+    for name in required.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let isa: Isa = name.parse().expect("POINTWISE_TEST_ISAS lists ISAs");
+        assert!(available.contains(&isa), "POINTWISE_TEST_ISAS asks for {isa}, which this CPU has not");
+    }
+    println!("ISAs tested: {available:?}");
+    available
+}
+
+/// Equal bits; any NaN equals any other.
+pub fn same(a: f32, b: f32) -> bool {
+    a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
+}
+
+/// Fails with the first three values that differ.
+#[track_caller]
+pub fn assert_same(got: &[f32], expected: &[f32], what: impl std::fmt::Display) {
+    assert_eq!(got.len(), expected.len(), "{what}: length");
+    let wrong: Vec<_> = (0..got.len()).filter(|i| !same(got[*i], expected[*i])).collect();
+    let first: Vec<_> = wrong.iter().take(3).map(|i| (i, got[*i], expected[*i])).collect();
+    assert!(
+        wrong.is_empty(),
+        "{what}: {} of {} values differ; (index, got, expected): {first:?}",
+        wrong.len(),
+        got.len()
+    );
+}
+
+/// What fills a tensor.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Values {
+    /// Between -1 and 1.
+    Ordinary,
+    /// Any bits: NaN, infinities, denormals, zeros of both signs, all magnitudes.
+    AnyBits,
+    /// Ordinary, with a special one here and there.
+    Mixed,
+}
+
+pub fn rng(seed: u64) -> SmallRng {
+    SmallRng::seed_from_u64(seed)
+}
+
+pub fn fill(len: usize, values: Values, rng: &mut SmallRng) -> Vec<f32> {
+    const SPECIAL: [f32; 10] =
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 0.0, 1e-40, -1e-45, f32::MAX, f32::MIN_POSITIVE, -3e38];
+    (0..len)
+        .map(|_| match values {
+            Values::AnyBits => f32::from_bits(rng.random()),
+            Values::Mixed if rng.random_ratio(1, 50) => SPECIAL[rng.random_range(0..SPECIAL.len())],
+            _ => rng.random_range(-1.0..1.0),
+        })
+        .collect()
+}
+
+/// A view's place in a larger buffer: what lies in front of it, and how much farther apart than needed pixels, rows and
+/// images are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Padding {
+    pub front: usize,
+    pub pixel: usize,
+    pub row: usize,
+    pub batch: usize,
+}
+
+impl Padding {
+    /// Strides, and the length of the buffer.
+    pub fn layout(&self, [n, h, w, c]: Shape) -> (Strides, usize) {
+        let pixel = c + self.pixel;
+        let row = w * pixel + self.row;
+        let batch = h * row + self.batch;
+        ([batch, row, pixel], self.front + n * batch + 5)
+    }
+}
+
+/// A convolution and its input, all of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub input: Shape,
+    pub out_channels: usize,
+    pub groups: usize,
+    pub stride: (usize, usize),
+    pub bias: bool,
+    pub residual: bool,
+    pub activation: Activation,
+    pub values: Values,
+    /// Of input, residual and output.
+    pub padding: [Padding; 3],
+    pub threads: usize,
+    pub seed: u64,
+}
+
+impl Default for Case {
+    fn default() -> Self {
+        Case {
+            input: [1, 1, 1, 1],
+            out_channels: 1,
+            groups: 1,
+            stride: (1, 1),
+            bias: true,
+            residual: false,
+            activation: Activation::Identity,
+            values: Values::Ordinary,
+            padding: [Padding::default(); 3],
+            threads: 1,
+            seed: 0,
+        }
+    }
+}
+
+/// Runs tasks on scoped threads, each starting somewhere else.
+pub struct Threads(pub usize);
+
+impl Executor for Threads {
+    fn threads(&self) -> usize {
+        self.0
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        std::thread::scope(|scope| {
+            for first in 0..self.0 {
+                scope.spawn(move || (first..tasks).step_by(self.0).for_each(task));
+            }
+        });
+    }
+}
+
+/// What an untouched value of an output buffer holds.
+pub const CANARY: f32 = -12_345.679;
+
+/// The tensors of a case.
+pub struct Tensors {
+    pub x: Vec<f32>,
+    pub weights: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub residual: Vec<f32>,
+}
+
+impl Case {
+    pub fn output(&self) -> Shape {
+        let [n, h, w, _] = self.input;
+        [n, h.div_ceil(self.stride.0), w.div_ceil(self.stride.1), self.out_channels]
+    }
+
+    pub fn tensors(&self) -> Tensors {
+        let mut rng = rng(self.seed);
+        let mut fill = |len| fill(len, self.values, &mut rng);
+        Tensors {
+            x: fill(self.padding[0].layout(self.input).1),
+            weights: fill(self.out_channels * self.input[3] / self.groups),
+            bias: fill(self.out_channels),
+            residual: fill(self.padding[1].layout(self.output()).1),
+        }
+    }
+
+    pub fn build(&self, tensors: &Tensors, isa: Isa) -> Result<PointwiseConv, Error> {
+        let builder = PointwiseConv::builder(self.input[3], self.out_channels)
+            .groups(self.groups)
+            .stride(self.stride.0, self.stride.1)
+            .activation(self.activation)
+            .isa(isa);
+        if self.bias { builder.bias(&tensors.bias) } else { builder }.build(&tensors.weights)
+    }
+
+    /// Calls `run` with the views; returns the output's whole buffer.
+    pub fn with_views(
+        &self,
+        tensors: &Tensors,
+        run: impl FnOnce(Nhwc<'_>, Option<Nhwc<'_>>, NhwcMut<'_>) -> Result<(), Error>,
+    ) -> Vec<f32> {
+        let [x, residual, y] = self.padding;
+        let view = |data, padding: Padding, shape| {
+            let data: &[f32] = data;
+            Nhwc::with_strides(&data[padding.front..], shape, padding.layout(shape).0).expect("a view of the input")
+        };
+        let (strides, len) = y.layout(self.output());
+        let mut buffer = vec![CANARY; len];
+        let out = NhwcMut::with_strides(&mut buffer[y.front..], self.output(), strides).expect("a view of the output");
+        let residual = self.residual.then(|| view(&tensors.residual, residual, self.output()));
+        run(view(&tensors.x, x, self.input), residual, out).expect("the case runs");
+        buffer
+    }
+
+    pub fn reference(&self, tensors: &Tensors) -> Vec<f32> {
+        let reference = Reference {
+            out_channels: self.out_channels,
+            stride: self.stride,
+            groups: self.groups,
+            weights: &tensors.weights,
+            bias: self.bias.then_some(&tensors.bias),
+            activation: self.activation,
+        };
+        self.with_views(tensors, |x, residual, y| reference.run(x, residual, y))
+    }
+
+    /// The output's buffer as `isa` computes it.
+    pub fn run(&self, tensors: &Tensors, isa: Isa) -> Vec<f32> {
+        let conv = self.build(tensors, isa).expect("the case builds");
+        let executor = Threads(self.threads);
+        self.with_views(tensors, |x, residual, y| match residual {
+            Some(residual) => conv.run_residual_with(&executor, x, residual, y),
+            None => conv.run_with(&executor, x, y),
+        })
+    }
+
+    /// Every ISA gives the reference's bits, and touches nothing between and around the pixels.
+    #[track_caller]
+    pub fn check(&self) {
+        let tensors = self.tensors();
+        let expected = self.reference(&tensors);
+        for isa in Isa::available() {
+            assert_same(&self.run(&tensors, *isa), &expected, format_args!("{isa}, {self:?}"));
+        }
+    }
+}
