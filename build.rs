@@ -1,27 +1,56 @@
-//! Writes the tables of micro-kernel instances, so that a tile shape is named once: here.
+//! Writes the tables of micro-kernel instances, so that a shape is named once: here.
 
 use std::{env, fmt::Write as _, fs, path::Path};
 
-/// (table, token, the most pixels (MR) of a tile of 1, 2, 3 and 4 vectors (NV)). What limits them: the registers of each
-/// ISA, explained at the head of its file in `src/kernel`.
-const TILES: [(&str, &str, &str, [usize; 4]); 3] = [
-    ("AVX512", "any(target_arch = \"x86\", target_arch = \"x86_64\")", "pulp::x86::V4", [16, 14, 9, 7]),
-    ("AVX2", "any(target_arch = \"x86\", target_arch = \"x86_64\")", "pulp::x86::V3", [10, 6, 4, 3]),
-    ("NEON", "target_arch = \"aarch64\"", "pulp::aarch64::Neon", [12, 8, 6, 5]),
+/// The kernels of an ISA. What limits them, its registers, is explained at the head of its file in `src/kernel`.
+struct Isa {
+    /// Which targets have it.
+    target: &'static str,
+    /// The type of its lanes.
+    lanes: &'static str,
+    /// Prefix of its tables.
+    name: &'static str,
+    /// The most pixels (MR) of a tile of 1, 2, 3 and so on vectors (NV).
+    max_rows: &'static [usize],
+    /// The most output channels of a narrow kernel.
+    narrow: usize,
+}
+
+const X86: &str = "any(target_arch = \"x86\", target_arch = \"x86_64\")";
+
+const ISAS: [Isa; 4] = [
+    Isa { target: X86, lanes: "pulp::x86::V4", name: "AVX512", max_rows: &[16, 14, 9, 7], narrow: 10 },
+    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[10, 6, 4, 3], narrow: 8 },
+    Isa {
+        target: "target_arch = \"aarch64\"",
+        lanes: "pulp::aarch64::Neon",
+        name: "NEON",
+        max_rows: &[12, 8, 6, 5],
+        narrow: 8,
+    },
+    Isa { target: "all()", lanes: "super::Scalar", name: "SCALAR", max_rows: &[], narrow: 15 },
 ];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let mut out = String::new();
-    for (table, target, token, max_rows) in TILES {
-        writeln!(out, "/// By NV - 1, then MR - 1.\n#[cfg({target})]").unwrap();
-        writeln!(out, "pub(super) static {table}: [&[TileKernel<{token}>]; {}] = [", max_rows.len()).unwrap();
-        for (i, max) in max_rows.into_iter().enumerate() {
-            let row: Vec<String> = (1..=max).map(|mr| format!("kernel::<{token}, {mr}, {}>", i + 1)).collect();
-            writeln!(out, "    &[{}],", row.join(", ")).unwrap();
+    let (mut tiles, mut narrow) = (String::new(), String::new());
+    for Isa { target, lanes, name, max_rows, narrow: channels } in ISAS {
+        if !max_rows.is_empty() {
+            writeln!(tiles, "/// By NV - 1, then MR - 1.\n#[cfg({target})]").unwrap();
+            writeln!(tiles, "pub(super) static {name}: [&[TileKernel<{lanes}>]; {}] = [", max_rows.len()).unwrap();
+            for (i, max) in max_rows.iter().enumerate() {
+                let row: Vec<String> = (1..=*max).map(|mr| format!("kernel::<{lanes}, {mr}, {}>", i + 1)).collect();
+                writeln!(tiles, "    &[{}],", row.join(", ")).unwrap();
+            }
+            writeln!(tiles, "];").unwrap();
         }
-        writeln!(out, "];").unwrap();
+        let row: Vec<String> = (1..=channels).map(|f| format!("kernel::<{lanes}, {f}>")).collect();
+        writeln!(narrow, "/// By F - 1.\n#[cfg({target})]").unwrap();
+        writeln!(narrow, "pub(super) static {name}: [NarrowKernel<{lanes}>; {channels}] = [{}];", row.join(", "))
+            .unwrap();
     }
-    let dir = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
-    fs::write(Path::new(&dir).join("tiles.rs"), out).expect("OUT_DIR can be written");
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    for (file, text) in [("tiles.rs", tiles), ("narrow.rs", narrow)] {
+        fs::write(Path::new(&out).join(file), text).expect("OUT_DIR can be written");
+    }
 }

@@ -3,10 +3,10 @@
 use crate::{
     Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, Serial, Shape,
     isa::{self, Token, with_lanes},
-    kernel::{Lanes, PANEL, Pixels, Strip, narrow},
+    kernel::{Lanes, PANEL, Pixels, Strip},
     output::OutputPixels,
     pack::Packed,
-    plan::{self, Kernel, Schedule},
+    plan::{self, Chunk, Kernel, Schedule},
     view::Lines,
 };
 
@@ -333,11 +333,10 @@ impl PointwiseConv {
     ) {
         let block = schedule.block(task);
         for chunk in block.chunks {
-            let (group, panels) = schedule.chunk(chunk);
-            let first_in_group = panels.start * PANEL;
-            let out_channels = (self.out_channels - first_in_group).min(panels.len() * PANEL);
-            let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + first_in_group);
-            let panels = self.packed.panels(group, panels.start, self.in_channels);
+            let Chunk { group, channels, kernel } = schedule.chunk(chunk);
+            let out_channels = channels.len();
+            let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + channels.start);
+            let panels = self.packed.panels(group, channels.start / PANEL, self.in_channels);
             for line in block.lines.clone() {
                 let [x_start, y_start, residual_start] = lines.start(line);
                 let pixels = |data, start: usize, stride, channel| {
@@ -352,8 +351,8 @@ impl PointwiseConv {
                     let (input, output) = ((x, self.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, block.pixels.len(), self.activation)
                 };
-                match schedule.kernel {
-                    Kernel::Narrow => narrow::run(simd, &strip),
+                match kernel {
+                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile => {
                         let nv = out_channels.div_ceil(L::LANES);
                         let [(mr, tiles), (rest, rest_tiles)] = schedule.split(nv, block.pixels.len());

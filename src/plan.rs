@@ -48,7 +48,7 @@ const TASKS_PER_THREAD: usize = 4;
 /// Zen 4, 12 on Zen 5) push each other out. One way is left for the panels.
 const ROWS_OF_A_SET: usize = 7;
 
-/// Which of the two kernels runs.
+/// Which of the two kernels computes some output channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kernel {
@@ -61,13 +61,11 @@ pub enum Kernel {
 /// How one run is cut into tasks, and tasks into register tiles.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    pub kernel: Kernel,
     pub threads: usize,
     /// The most pixels of a tile of 1, 2, 3 and 4 or more vectors.
     max_rows: [usize; 4],
-    /// Panels of one group, and how many runs ("chunks") of nearly equal length they are cut into.
-    panels: usize,
-    chunks: usize,
+    out_channels: usize,
+    cut: Cut,
     /// All groups' chunks.
     all_chunks: usize,
     chunk_blocks: usize,
@@ -75,6 +73,22 @@ pub(crate) struct Schedule {
     line_blocks: usize,
     pixels: usize,
     pixel_blocks: usize,
+}
+
+/// How the output channels of a group are cut into chunks, each computed by one kernel: some panels by tiles, in chunks of
+/// nearly equal width, and what is left by one narrow kernel.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    panels: usize,
+    chunks: usize,
+    narrow: bool,
+}
+
+/// Some output channels of a group, and the kernel that computes them.
+pub(crate) struct Chunk {
+    pub group: usize,
+    pub channels: Range<usize>,
+    pub kernel: Kernel,
 }
 
 /// What a task covers: all of these lines, of each these pixels, of each these chunks of output channels.
@@ -98,19 +112,17 @@ impl Schedule {
         let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
         let max_rows = [1, 2, 3, 4].map(|nv| L::max_rows(nv).min(if conflict { ROWS_OF_A_SET } else { usize::MAX }));
         let tuning = tuning(isa);
-        let panels = f.div_ceil(PANEL);
-        let (kernel, chunks) = choose::<L>(&tuning, max_rows, k, f, pixels);
+        let cut = choose::<L>(&tuning, max_rows, k, f, pixels);
 
         // Blocks of pixels that fit in the cache.
         let pixel_bytes = k.max(1).saturating_mul(size_of::<f32>());
         let block = (BLOCK_BYTES / pixel_bytes).max(max_rows[3]);
-        let all_chunks = groups * chunks;
+        let all_chunks = groups * cut.all();
         let mut schedule = Self {
-            kernel,
             threads: 1,
             max_rows,
-            panels,
-            chunks,
+            out_channels: f,
+            cut,
             all_chunks,
             chunk_blocks: 1,
             lines: count,
@@ -156,9 +168,15 @@ impl Schedule {
         }
     }
 
-    /// A chunk's group, and its panels of that group.
-    pub fn chunk(&self, chunk: usize) -> (usize, Range<usize>) {
-        (chunk / self.chunks, part(self.panels, self.chunks, chunk % self.chunks))
+    pub fn chunk(&self, chunk: usize) -> Chunk {
+        let (group, i) = (chunk / self.cut.all(), chunk % self.cut.all());
+        let tiles = self.cut.panels * PANEL;
+        if i == self.cut.chunks {
+            return Chunk { group, channels: tiles..self.out_channels, kernel: Kernel::Narrow };
+        }
+        let panels = part(self.cut.panels, self.cut.chunks, i);
+        let channels = panels.start * PANEL..self.out_channels.min(panels.end * PANEL);
+        Chunk { group, channels, kernel: Kernel::Tile }
     }
 
     /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
@@ -174,32 +192,61 @@ fn split(max_rows: usize, pixels: usize) -> [(usize, usize); 2] {
     if larger == 0 { [(rows, tiles), (0, 0)] } else { [(rows + 1, larger), (rows, tiles - larger)] }
 }
 
-/// The kernel, and how many chunks the panels of a group are cut into.
-fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, pixels: usize) -> (Kernel, usize) {
-    let panels = f.div_ceil(PANEL);
-    let tile_cost = |channels: usize| {
-        let nv = channels.div_ceil(L::LANES);
+impl Cut {
+    /// Chunks of a group.
+    fn all(&self) -> usize {
+        self.chunks + usize::from(self.narrow)
+    }
+}
+
+/// The cheapest cut.
+fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, pixels: usize) -> Cut {
+    let tile_cost = |panels: usize| {
+        let nv = f.min(panels * PANEL).div_ceil(L::LANES);
         let cost = |(mr, tiles): (usize, usize)| {
             tiles * (k * cycles(tuning, mr, nv) + tuning.tile + mr * (tuning.pixel + tuning.vector * nv))
         };
         let [a, b] = split(max_rows[nv.min(4) - 1], pixels);
         cost(a) + cost(b)
     };
-    if f <= narrow::MAX_CHANNELS {
-        // Four columns cost LANES loads and as many shuffles, and each multiply-add loads its weight.
-        let column = (f + L::LANES / 4 + 2).div_ceil(tuning.loads).max(tuning.latency / 2);
-        let narrow = pixels.div_ceil(L::LANES) * (k * column + tuning.tile + 2 * f * L::LANES);
-        if narrow < tile_cost(f) && L::LANES > 1 {
-            return (Kernel::Narrow, 1);
+    // The widest chunk of panels that has a kernel: four vectors, or one panel.
+    let widest = const { if L::LANES < PANEL / 4 { 1 } else { 4 * L::LANES / PANEL } };
+    // Tiles for `panels` panels, the narrow kernel for the other channels.
+    let cheapest = |panels: usize| {
+        let narrow = f.saturating_sub(panels * PANEL);
+        let narrow_cost = if narrow > 0 { narrow_cost::<L>(tuning, k, narrow, pixels) } else { 0 };
+        let cuts = (1..=widest.min(panels)).rev().map(|width| {
+            let chunks = panels.div_ceil(width);
+            let (width, wider) = (panels / chunks, panels % chunks);
+            let mut cost = (chunks - wider) * tile_cost(width);
+            if wider > 0 {
+                cost += wider * tile_cost(width + 1);
+            }
+            (cost, chunks)
+        });
+        let (cost, chunks) = cuts.min().unwrap_or((0, 0));
+        (cost + narrow_cost, Cut { panels, chunks, narrow: narrow > 0 })
+    };
+    // Tiles alone, or tiles for full panels only.
+    let all = cheapest(f.div_ceil(PANEL));
+    if (1..=L::narrow().len()).contains(&(f % PANEL)) {
+        let narrow = cheapest(f / PANEL);
+        if narrow.0 < all.0 {
+            return narrow.1;
         }
     }
-    // The widest chunk of panels that has a kernel: four vectors, or one panel.
-    let widest = (4 * L::LANES / PANEL).max(1);
-    let chunks = (1..=widest.min(panels)).rev().map(|width| panels.div_ceil(width)).min_by_key(|chunks| {
-        let (width, wider) = (panels / chunks, panels % chunks);
-        wider * tile_cost((width + 1) * PANEL) + (chunks - wider) * tile_cost(width * PANEL)
-    });
-    (Kernel::Tile, chunks.unwrap_or(1))
+    all.1
+}
+
+/// Cycles that the narrow kernel takes for `f` output channels.
+fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> usize {
+    // Of two groups of LANES pixels: columns cost a load and a shuffle for every four values, weights a load.
+    let columns = 2 * L::LANES.div_ceil(4);
+    let weights = if narrow::takes_two_groups::<L>(f) { f } else { 2 * f };
+    let cycles = (2 * f).div_ceil(tuning.fma).max((columns + weights).div_ceil(tuning.loads)).max(tuning.latency);
+    let groups = pixels.div_ceil(L::LANES);
+    let stores = f.div_ceil(L::LANES) * 2 * L::LANES;
+    groups * (k * cycles / 2 + tuning.tile + L::LANES * tuning.pixel + stores)
 }
 
 /// Cycles that one k of a tile takes: bound by multiply-adds, by loads, or by the chains' latency.
@@ -227,9 +274,9 @@ pub struct Plan {
     pub isa: Isa,
     /// Why that one.
     pub isa_choice: IsaChoice,
-    /// Which kernel.
+    /// The kernel that computes the first output channels, or all.
     pub kernel: Kernel,
-    /// Pixels (MR) and output channels of the largest register tile.
+    /// Pixels (MR) and output channels of its largest register tile.
     pub tile: (usize, usize),
     /// Output pixels and output channels that a task covers at most.
     pub block: (usize, usize),
@@ -308,17 +355,16 @@ pub(crate) fn explain(
         }
         let (schedule, lanes) = schedule(simd, token.isa(), [k, f, groups], &lines, threads);
         let block = schedule.block(0);
-        let (_, panels) = schedule.chunk(0);
-        let channels = (panels.len() * PANEL).min(f);
-        plan.kernel = schedule.kernel;
-        plan.tile = match schedule.kernel {
-            Kernel::Narrow => (lanes, channels),
-            Kernel::Tile => (schedule.split(channels.div_ceil(lanes), block.pixels.len())[0].0, channels),
+        let chunk = schedule.chunk(0);
+        plan.kernel = chunk.kernel;
+        plan.tile = match chunk.kernel {
+            Kernel::Narrow => (lanes, chunk.channels.len()),
+            Kernel::Tile => {
+                (schedule.split(chunk.channels.len().div_ceil(lanes), block.pixels.len())[0].0, chunk.channels.len())
+            }
         };
-        plan.block = (block.lines.len() * block.pixels.len(), block.chunks.map(|chunk| {
-            let (_, panels) = schedule.chunk(chunk);
-            (f - panels.start * PANEL).min(panels.len() * PANEL)
-        }).sum());
+        let channels = block.chunks.map(|chunk| schedule.chunk(chunk).channels.len()).sum();
+        plan.block = (block.lines.len() * block.pixels.len(), channels);
         plan.tasks = schedule.tasks();
         plan.threads = schedule.threads;
     });

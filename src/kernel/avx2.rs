@@ -5,7 +5,7 @@
 //! latency going, and 8 loads for 12 of them. 3 x 4 serves few pixels, 4 x 3 and 12 x 1 the last panel where it is half
 //! full.
 
-use super::{Lanes, PANEL, Row, TileKernel, tile};
+use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile};
 use bytemuck::{must_cast, must_cast_mut, must_cast_ref};
 use core::arch::asm;
 use pulp::x86::V3;
@@ -161,6 +161,10 @@ impl Lanes for V3 {
 
     fn max_rows(nv: usize) -> usize {
         tile::AVX2[nv - 1].len()
+    }
+
+    fn narrow() -> &'static [NarrowKernel<Self>] {
+        &narrow::AVX2
     }
 }
 

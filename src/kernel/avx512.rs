@@ -6,7 +6,7 @@
 //! the more the loads hide. At NV = 1 each multiply-add brings its own broadcast, and rows only add to the chains that
 //! hide its latency.
 
-use super::{Lanes, Row, TileKernel, tile};
+use super::{Lanes, NarrowKernel, Row, TileKernel, narrow, tile};
 use bytemuck::must_cast;
 use core::arch::asm;
 use pulp::x86::V4;
@@ -167,6 +167,10 @@ impl Lanes for V4 {
 
     fn max_rows(nv: usize) -> usize {
         tile::AVX512[nv - 1].len()
+    }
+
+    fn narrow() -> &'static [NarrowKernel<Self>] {
+        &narrow::AVX512
     }
 }
 

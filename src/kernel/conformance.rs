@@ -1,6 +1,6 @@
 //! What every ISA's lanes and kernels must do, instantiated at the foot of each ISA's file.
 
-use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip, narrow};
+use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip};
 use crate::{Activation, epilogue, output::OutputPixels};
 use std::vec::Vec;
 
@@ -262,11 +262,11 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
 }
 
 pub(super) fn narrow_kernels<L: Lanes>(simd: L) {
-    for channels in 1..=narrow::MAX_CHANNELS {
-        for pixels in 1..=2 * L::LANES + 1 {
+    for channels in 1..=L::narrow().len() {
+        for pixels in 1..=3 * L::LANES + 1 {
             for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
                 let activation = ACTIVATIONS[(pixels + i + channels) % ACTIVATIONS.len()];
-                let run = |strip: &Strip<'_>| narrow::run(simd, strip);
+                let run = |strip: &Strip<'_>| L::narrow()[channels - 1](simd, strip);
                 check_strip::<L>(pixels, k, channels, activation, (i + pixels) % 2 == 0, run, "narrow kernel");
             }
         }

@@ -110,10 +110,15 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn tile(nv: usize, mr: usize) -> TileKernel<Self>;
     /// The most pixels of a tile that is `nv` vectors wide.
     fn max_rows(nv: usize) -> usize;
+    /// The narrow kernels, for 1, 2, 3 and so on output channels.
+    fn narrow() -> &'static [NarrowKernel<Self>];
 }
 
 /// Runs a register tile down a strip.
 pub(crate) type TileKernel<L> = fn(L, &Strip<'_>, tiles: usize);
+
+/// Runs all of a strip.
+pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);
 
 /// Writes the first `to.len()` values, which are fewer than there are, in pieces of a power of two.
 #[inline(always)]

@@ -8,35 +8,20 @@
 //!         acc[f] = fma(column, w[k][f], acc[f])
 //! ```
 //!
-//! A panel is 16 channels wide, so a tile of [`super::tile`] would waste fifteen lanes of sixteen where F = 1. Here every
-//! lane works, at the price of the columns: four of them come from one transposition of LANES pixels x 4 values.
-//! The panels are the same; a weight is one value of a row.
+//! A panel is 16 channels wide, so a tile of [`super::tile`] would waste fifteen lanes of sixteen where F = 1. Here every lane works, at the price of the columns: four of them come from one
+//! transposition of LANES pixels x 4 values. The panels are the same; a weight is one value of a row.
 
-use super::{Lanes, PANEL, Row, Strip, for_each, strip::Pixel, unrolled};
+use super::{Lanes, NarrowKernel, PANEL, Row, Strip, for_each, strip::Pixel, unrolled};
 use crate::epilogue;
 
-/// The most output channels that this kernel takes.
-pub(crate) const MAX_CHANNELS: usize = 12;
+include!(concat!(env!("OUT_DIR"), "/narrow.rs"));
 
-/// Runs the strip, which has 1 to [`MAX_CHANNELS`] output channels.
-pub(crate) fn run<L: Lanes>(simd: L, strip: &Strip<'_>) {
-    let kernel = match strip.out_channels() {
-        1 => kernel::<L, 1>,
-        2 => kernel::<L, 2>,
-        3 => kernel::<L, 3>,
-        4 => kernel::<L, 4>,
-        5 => kernel::<L, 5>,
-        6 => kernel::<L, 6>,
-        7 => kernel::<L, 7>,
-        8 => kernel::<L, 8>,
-        9 => kernel::<L, 9>,
-        10 => kernel::<L, 10>,
-        11 => kernel::<L, 11>,
-        _ => kernel::<L, MAX_CHANNELS>,
-    };
-    kernel(simd, strip);
+/// Whether the accumulators and columns of two groups of pixels, and what a transposition needs, fit in the registers.
+pub(crate) const fn takes_two_groups<L: Lanes>(f: usize) -> bool {
+    2 * (f + 5) < L::REGISTERS
 }
 
+/// Runs the strip, which has F output channels.
 fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
     struct Down<'a, L, const F: usize>(L, &'a Strip<'a>);
     impl<L: Lanes, const F: usize> pulp::NullaryFnOnce for Down<'_, L, F> {
@@ -45,17 +30,20 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
         #[inline(always)]
         fn call(self) {
             let Self(simd, strip) = self;
-            // One group's chains are bound by their latency where there are few of them: two groups take turns.
-            let pairs = if const { F < 8 && 2 * F + 8 < L::REGISTERS } { strip.pixels() / (2 * L::LANES) } else { 0 };
+            // Two groups share each weight's load, and hide the latency of each other's chains.
+            let pairs = if const { takes_two_groups::<L>(F) } { strip.pixels() / (2 * L::LANES) } else { 0 };
             for i in 0..pairs {
                 // SAFETY: two groups are inside, and F was asserted.
                 unsafe { groups::<L, F, 2>(simd, strip, i * 2 * L::LANES, L::LANES) };
             }
             for pixel in (pairs * 2 * L::LANES..strip.pixels()).step_by(L::LANES) {
-                // SAFETY: as many pixels are inside, and F was asserted.
-                match strip.pixels() - pixel {
-                    rest if rest < L::LANES => unsafe { groups::<L, F, 1>(simd, strip, pixel, rest) },
-                    _ => unsafe { groups::<L, F, 1>(simd, strip, pixel, L::LANES) },
+                let rest = strip.pixels() - pixel;
+                if rest < L::LANES {
+                    // SAFETY: as many pixels are inside, and F was asserted.
+                    unsafe { groups::<L, F, 1>(simd, strip, pixel, rest) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { groups::<L, F, 1>(simd, strip, pixel, L::LANES) };
                 }
             }
         }
@@ -71,6 +59,7 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
 /// The strip has these pixels, and F output channels.
 #[inline(always)]
 unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize) {
+    let k = strip.in_channels();
     // The pixel of a group's lane, inside the strip for every lane.
     let at = |g: usize, l: usize| pixel + g * L::LANES + if count < L::LANES { l.min(count - 1) } else { l };
     // SAFETY: the strip has output channels, and so a panel.
@@ -88,23 +77,29 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
         #[inline(always)]
         |g, f| acc[g][f] = simd.splat(panel.bias.0[f]),
     );
-    for (four, weights) in panel.fours.iter().enumerate() {
+    for four in 0..k / 4 {
+        let mut columns = [[simd.splat(0.0); 4]; G];
         unrolled::<G>(
             #[inline(always)]
             |g| {
-                let columns = simd.transpose(
+                columns[g] = simd.transpose(
                     #[inline(always)]
-                    // SAFETY: all pixels have as many fours as the panel.
-                    |l| unsafe { x[g][l].fours.get_unchecked(four) },
-                );
-                for_each::<4, F>(
+                    |l| &x[g][l].fours[four],
+                )
+            },
+        );
+        for_each::<4, F>(
+            #[inline(always)]
+            |j, f| {
+                let weight = simd.splat(panel.fours[four][j].0[f]);
+                unrolled::<G>(
                     #[inline(always)]
-                    |j, f| acc[g][f] = simd.mul_add(columns[j], simd.splat(weights[j].0[f]), acc[g][f]),
+                    |g| acc[g][f] = simd.pin(simd.mul_add(columns[g][j], weight, acc[g][f])),
                 );
             },
         );
     }
-    for (rest, weights) in panel.rest.iter().enumerate() {
+    for rest in 0..k % 4 {
         for_each::<G, F>(
             #[inline(always)]
             |g, f| {
@@ -113,7 +108,8 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                     #[inline(always)]
                     |l| x[g][l].rest[rest],
                 );
-                acc[g][f] = simd.mul_add(column, simd.splat(weights.0[f]), acc[g][f]);
+                let weight = simd.splat(panel.rest[rest].0[f]);
+                acc[g][f] = simd.mul_add(column, weight, acc[g][f]);
             },
         );
     }
@@ -142,16 +138,23 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 simd.store_first(acc[g][0], unsafe { strip.contiguous_output(first, count) });
                 return;
             }
+            // Back from a vector an output channel to a vector a pixel, by the same transposition.
             let mut columns = [Row([0.0; PANEL]); F];
             unrolled::<F>(
                 #[inline(always)]
                 |f| simd.store(acc[g][f], &mut columns[f], 0),
             );
-            for l in 0..count {
-                // SAFETY: inside the strip, which has F output channels; the slice ends with this round.
-                let row = unsafe { strip.output(first + l, F) };
-                for (value, column) in row.iter_mut().zip(&columns) {
-                    *value = column.0[l];
+            for channel in (0..F).step_by(L::LANES) {
+                for l in (0..count).step_by(4) {
+                    let rows = simd.transpose(
+                        #[inline(always)]
+                        |c| &columns[(channel + c).min(F - 1)].0.as_chunks().0[l / 4],
+                    );
+                    for (row, l) in rows.into_iter().zip(l..count) {
+                        // SAFETY: inside the strip, which has F output channels; the slice ends with this round.
+                        let out = unsafe { strip.output(first + l, F) };
+                        simd.store_first(row, &mut out[channel..F.min(channel + L::LANES)]);
+                    }
                 }
             }
         },

@@ -4,7 +4,7 @@
 //! panel, so `MR * NV + MR + NV <= 32`: 5 x 4 (a whole panel) has twenty chains, enough for the four multiply-adds a
 //! cycle of Apple's cores and Neoverse V2. 8 x 2, 6 x 3 and 12 x 1 serve the last panel where it is not full.
 
-use super::{Lanes, PANEL, Row, TileKernel, tile};
+use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile};
 use bytemuck::{must_cast, must_cast_mut, must_cast_ref};
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -84,7 +84,7 @@ impl Lanes for Neon {
     #[inline(always)]
     fn pin(self, mut vector: float32x4_t) -> float32x4_t {
         // SAFETY: no instruction.
-        unsafe { asm!("/* {0} */", inout(vreg) vector, options(nostack, preserves_flags)) }
+        unsafe { asm!("/* {0:v} */", inout(vreg) vector, options(nostack, preserves_flags)) }
         vector
     }
 
@@ -150,6 +150,10 @@ impl Lanes for Neon {
 
     fn max_rows(nv: usize) -> usize {
         tile::NEON[nv - 1].len()
+    }
+
+    fn narrow() -> &'static [NarrowKernel<Self>] {
+        &narrow::NEON
     }
 }
 

@@ -3,7 +3,7 @@
 //! MR and NV: one pixel by a whole panel. What counts here is to be right everywhere, also where a fused multiply-add is
 //! a function call (x86 without FMA, wasm32); that call costs more than any tile could save.
 
-use super::{Lanes, PANEL, Row, TileKernel, tile};
+use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile};
 
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +128,10 @@ impl Lanes for Scalar {
 
     fn max_rows(_nv: usize) -> usize {
         1
+    }
+
+    fn narrow() -> &'static [NarrowKernel<Self>] {
+        &narrow::SCALAR
     }
 }
 
