@@ -227,7 +227,7 @@ impl PointwiseConv {
     ///
     /// # Example
     /// See [`Executor`].
-    pub fn run_with(&self, executor: &impl Executor, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
+    pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
         self.run_any(executor, x, None, y)
     }
 
@@ -247,7 +247,7 @@ impl PointwiseConv {
     /// ```
     pub fn run_residual_with(
         &self,
-        executor: &impl Executor,
+        executor: &(impl Executor + ?Sized),
         x: Nhwc<'_>,
         residual: Nhwc<'_>,
         y: NhwcMut<'_>,
@@ -285,7 +285,7 @@ impl PointwiseConv {
 
     pub(crate) fn run_any(
         &self,
-        executor: &impl Executor,
+        executor: &(impl Executor + ?Sized),
         x: Nhwc<'_>,
         residual: Option<Nhwc<'_>>,
         y: NhwcMut<'_>,
@@ -302,7 +302,7 @@ impl PointwiseConv {
     fn run_lanes<L: Lanes>(
         &self,
         simd: L,
-        executor: &impl Executor,
+        executor: &(impl Executor + ?Sized),
         lines: &Lines,
         x: &[f32],
         residual: Option<&[f32]>,

@@ -4,7 +4,15 @@ use crate::Isa;
 use alloc::string::String;
 use thiserror::Error;
 
-/// Why a convolution could not be built or run. Nothing was written.
+/// Why a convolution could not be built or run. But for [`Error::Executor`], nothing was written.
+///
+/// # Example
+/// ```
+/// use pointwise::{Error, Nhwc};
+/// let error = Nhwc::new(&[0.0; 7], [1, 2, 2, 2]).unwrap_err();
+/// assert_eq!(error, Error::Length { what: "view", expected: 8, actual: 7 });
+/// assert_eq!(error.to_string(), "view: expected 8 values, got 7");
+/// ```
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -90,12 +98,14 @@ pub enum Error {
         /// The ISAs that the CPU has.
         available: IsaList,
     },
-    /// `POINTWISE_MAX_ISA` is set to something else than the name of an ISA.
-    #[error("POINTWISE_MAX_ISA: expected one of {allowed}, got {value:?}")]
+    /// A text is not the name of an ISA.
+    #[error("{what}: expected one of {allowed}, got {value:?}")]
     UnknownIsa {
+        /// Where the text came from: `"ISA"`, or `"POINTWISE_MAX_ISA"` for the environment variable.
+        what: &'static str,
         /// The names that may be given.
         allowed: IsaList,
-        /// The variable's value.
+        /// The text.
         value: String,
     },
     /// An executor came back before every task had run. The output is partly written.
@@ -109,6 +119,12 @@ pub enum Error {
 }
 
 /// ISAs, printed with commas between them.
+///
+/// # Example
+/// ```
+/// use pointwise::{Isa, IsaList};
+/// assert_eq!(IsaList(&[Isa::Scalar, Isa::Avx2]).to_string(), "scalar, avx2");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IsaList(pub &'static [Isa]);
 

@@ -22,28 +22,22 @@ const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Isa::Scalar => "scalar",
-            Isa::Neon => "neon",
-            Isa::Avx2 => "avx2",
-            Isa::Avx512 => "avx512",
-        })
+        f.pad(self.name())
     }
 }
 
 impl FromStr for Isa {
     type Err = Error;
 
-    /// The names that [`Isa`] is printed with, in lower case.
+    /// Takes the names that [`Isa::name`] gives.
     fn from_str(name: &str) -> Result<Self, Error> {
-        match name {
-            "scalar" => Ok(Isa::Scalar),
-            "neon" => Ok(Isa::Neon),
-            "avx2" => Ok(Isa::Avx2),
-            "avx512" => Ok(Isa::Avx512),
-            _ => Err(Error::UnknownIsa { allowed: IsaList(&ALL), value: name.into() }),
-        }
+        parse("ISA", name)
     }
+}
+
+fn parse(what: &'static str, name: &str) -> Result<Isa, Error> {
+    let isa = ALL.into_iter().find(|isa| isa.name() == name);
+    isa.ok_or_else(|| Error::UnknownIsa { what, allowed: IsaList(&ALL), value: name.into() })
 }
 
 /// Proof that the CPU has an ISA: what a kernel is called with.
@@ -162,6 +156,23 @@ impl Isa {
         }
     }
 
+    /// `"scalar"`, `"neon"`, `"avx2"` or `"avx512"`.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::Isa;
+    /// assert_eq!(Isa::Avx512.name(), "avx512");
+    /// assert_eq!("avx512".parse(), Ok(Isa::Avx512));
+    /// ```
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
     /// f32 values in a vector.
     ///
     /// # Example
@@ -180,7 +191,7 @@ impl Isa {
 
 /// The best ISA up to the cap.
 fn choose(cap: Option<&str>) -> Result<(Token, IsaChoice), Error> {
-    let cap = cap.map(str::parse::<Isa>).transpose()?;
+    let cap = cap.map(|name| parse("POINTWISE_MAX_ISA", name)).transpose()?;
     let best = *Isa::available().last().expect("every CPU has the scalar ISA");
     let capped = Isa::available().iter().copied().filter(|isa| cap.is_none_or(|cap| *isa <= cap)).max();
     let isa = capped.unwrap_or(Isa::Scalar);

@@ -1,5 +1,61 @@
 //! The 1x1 (pointwise) convolution of NHWC tensors, as fast as the machine can multiply and add, with the same bits on
 //! every CPU.
+//!
+//! A 1x1 convolution maps the K input channels of each pixel to F output channels and never looks sideways:
+//!
+//! ```text
+//! y[n, i, j, f] = act(residual[n, i, j, f] + (b[f] + sum over k of x[n, i * sh, j * sw, k] * w[f, k]))
+//! ```
+//!
+//! It is the cross-channel pooling of "Network in Network" (Lin, Chen and Yan, 2013), Inception's channel reduction
+//! (F < K), an inverted bottleneck's expansion (F > K), an attention mask (F = 1), and, where height and width are 1, a
+//! fully connected layer. All of them are the same call:
+//!
+//! ```
+//! use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv};
+//!
+//! # let (weights, bias) = (vec![0.01; 64 * 256], vec![0.5; 64]);
+//! # let (x, mut y) = (vec![1.0; 56 * 56 * 256], vec![0.0; 56 * 56 * 64]);
+//! let conv = PointwiseConv::builder(256, 64)      // in_channels, out_channels
+//!     .activation(Activation::Relu)
+//!     .bias(&bias)
+//!     .build(&weights)?;                          // [out_channels, in_channels], row-major
+//! conv.run(Nhwc::new(&x, [1, 56, 56, 256])?, NhwcMut::new(&mut y, [1, 56, 56, 64])?)?;
+//! # assert!(y.iter().all(|y| (y - 3.06).abs() < 1e-4));
+//! # Ok::<(), pointwise::Error>(())
+//! ```
+//!
+//! # The contract
+//!
+//! Every output is ONE chain of fused multiply-adds, which starts at the bias and takes k in ascending order:
+//!
+//! ```text
+//! acc = b[f];  for k in 0..K { acc = fma(x[k], w[f][k], acc) };  y = act(residual + acc)
+//! ```
+//!
+//! So the result does not depend on the instruction set, the register tile, the number of threads, the batch, where the
+//! tensors lie, or how the work was split: a model gives the same answer on a laptop, a server and a phone, and tests
+//! compare bits. The activations are part of it: each is one sequence of IEEE 754 operations, the same on every
+//! instruction set. Payload and sign of a NaN are the only exception. A NaN in gives a NaN out, denormals are kept, and
+//! the floating-point environment is neither read nor changed; it is expected to be the default one (round to nearest, no
+//! flushing of denormals). [`reference`] is the definition, in plain loops.
+//!
+//! # How it is done
+//!
+//! [`Builder::build`] packs the weights, once, into panels of 16 output channels that every instruction set reads. A run
+//! checks the views, cuts the pixels and panels into blocks that fit the caches and blocks into register tiles, both chosen
+//! from the shape ([`PointwiseConv::plan`] tells how), and computes each tile with the kernels of the best [`Isa`] that the
+//! CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the work over
+//! an [`Executor`], which is usually a thread pool.
+//!
+//! The environment variable `POINTWISE_MAX_ISA` caps the instruction set that is chosen; [`Isa::detect`] has the details.
+//!
+//! # Features
+//!
+//! * `std` (default): detection with the operating system's help, `POINTWISE_MAX_ISA`. Without it the crate needs `alloc`
+//!   only.
+//! * `rayon`: [`Executor`] for rayon's pools.
+//! * `capi`: the C interface, in [`capi`](https://docs.rs/pointwise/latest/pointwise/capi).
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -27,3 +83,8 @@ pub use exec::{Executor, Serial};
 pub use isa::{Isa, IsaChoice};
 pub use plan::{Kernel, Plan};
 pub use view::{Nhwc, NhwcMut, Shape, Strides};
+
+/// The README's examples are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -249,6 +249,23 @@ impl<'a> NhwcMut<'a> {
         self.data.get_mut(at..at + self.shape[3])
     }
 
+    /// The same view for a shorter time: to run several convolutions into it, one after the other, without checking it anew.
+    ///
+    /// # Example
+    /// ```
+    /// let (mut data, shape) = ([0.0; 4], [1, 2, 1, 2]);
+    /// let mut y = pointwise::NhwcMut::new(&mut data, shape)?;
+    /// let conv = pointwise::PointwiseConv::builder(1, 2).build(&[1.0, 2.0])?;
+    /// for x in [[1.0, 2.0], [3.0, 4.0]] {
+    ///     conv.run(pointwise::Nhwc::new(&x, [1, 2, 1, 1])?, y.reborrow())?;
+    /// }
+    /// assert_eq!(data, [3.0, 6.0, 4.0, 8.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn reborrow(&mut self) -> NhwcMut<'_> {
+        NhwcMut { data: self.data, ..*self }
+    }
+
     pub(crate) fn into_data(self) -> &'a mut [f32] {
         self.data
     }

@@ -118,7 +118,7 @@ fn an_isa_that_the_cpu_has_not() {
 #[test]
 fn an_unknown_isa_name() {
     let error = "sse9".parse::<Isa>().unwrap_err();
-    assert_eq!(error.to_string(), r#"POINTWISE_MAX_ISA: expected one of scalar, neon, avx2, avx512, got "sse9""#);
+    assert_eq!(error.to_string(), r#"ISA: expected one of scalar, neon, avx2, avx512, got "sse9""#);
     assert!(matches!(error, Error::UnknownIsa { .. }));
 }
 
