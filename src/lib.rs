@@ -38,7 +38,7 @@
 //! compare bits. The activations are part of it: each is one sequence of IEEE 754 operations, the same on every
 //! instruction set. Payload and sign of a NaN are the only exception. A NaN in gives a NaN out, denormals are kept, and
 //! the floating-point environment is neither read nor changed; it is expected to be the default one (round to nearest, no
-//! flushing of denormals). [`reference`] is the definition, in plain loops.
+//! flushing of denormals). [`mod@reference`] is the definition, in plain loops.
 //!
 //! # How it is done
 //!
