@@ -355,7 +355,7 @@ impl PointwiseConv {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile => {
                         let nv = out_channels.div_ceil(L::LANES);
-                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split(nv, block.pixels.len());
+                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split::<L>(nv, block.pixels.len());
                         L::tile(nv, mr)(simd, &strip, tiles);
                         if rest_tiles > 0 {
                             L::tile(nv, rest)(simd, &strip.skip(mr * tiles), rest_tiles);

@@ -64,7 +64,11 @@ impl Executor for Serial {
 
 /// Has every task run once. The number that an executor calls with does not matter: each call takes the next task that
 /// nobody has, so even an executor that calls one twice, from two threads at once, cannot make two tasks of one.
-pub(crate) fn run_each_once(executor: &(impl Executor + ?Sized), tasks: usize, task: impl Fn(usize) + Sync) -> Result<(), Error> {
+pub(crate) fn run_each_once(
+    executor: &(impl Executor + ?Sized),
+    tasks: usize,
+    task: impl Fn(usize) + Sync,
+) -> Result<(), Error> {
     let (taken, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
     executor.run(tasks, &|_| {
         // More calls than tasks cannot wrap a counter of the machine's word.

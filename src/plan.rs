@@ -11,16 +11,16 @@ use core::{fmt, ops::Range};
 /// What a core does in a cycle, and how much is worth doing at once.
 struct Tuning {
     /// Multiply-adds of a vector that start in a cycle.
-    fma: usize,
+    fma: f32,
     /// Loads of a vector that start in a cycle.
-    loads: usize,
+    loads: f32,
     /// Cycles from a multiply-add's start to its result. The fewest that one k of a tile can take.
-    latency: usize,
+    latency: f32,
     /// Cycles that a tile costs whatever K is: its addresses, biases, stores.
-    tile: usize,
+    tile: f32,
     /// More of them for each of its pixels, and for each of its vectors.
-    pixel: usize,
-    vector: usize,
+    pixel: f32,
+    vector: f32,
 }
 
 /// Zen 5 starts two 512-bit multiply-adds and two loads a cycle, and so do Intel's server cores; Zen 4 one and one, which
@@ -28,9 +28,9 @@ struct Tuning {
 /// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle.
 fn tuning(isa: Isa) -> Tuning {
     match isa {
-        Isa::Scalar => Tuning { fma: 1, loads: 1, latency: 1, tile: 0, pixel: 0, vector: 0 },
-        Isa::Neon => Tuning { fma: 2, loads: 2, latency: 4, tile: 20, pixel: 4, vector: 1 },
-        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2, loads: 2, latency: 4, tile: 20, pixel: 4, vector: 1 },
+        Isa::Scalar => Tuning { fma: 1.0, loads: 1.0, latency: 1.0, tile: 0.0, pixel: 0.0, vector: 0.0 },
+        Isa::Neon => Tuning { fma: 2.0, loads: 2.0, latency: 4.0, tile: 20.0, pixel: 4.0, vector: 1.0 },
+        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2.0, loads: 2.0, latency: 4.0, tile: 20.0, pixel: 4.0, vector: 1.0 },
     }
 }
 
@@ -62,8 +62,8 @@ pub enum Kernel {
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub threads: usize,
-    /// The most pixels of a tile of 1, 2, 3 and 4 or more vectors.
-    max_rows: [usize; 4],
+    /// No tile should have more pixels.
+    most_rows: usize,
     out_channels: usize,
     cut: Cut,
     /// All groups' chunks.
@@ -110,17 +110,16 @@ impl Schedule {
     pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, threads: usize) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
         let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
-        let max_rows = [1, 2, 3, 4].map(|nv| L::max_rows(nv).min(if conflict { ROWS_OF_A_SET } else { usize::MAX }));
-        let tuning = tuning(isa);
-        let cut = choose::<L>(&tuning, max_rows, k, f, pixels);
+        let most_rows = if conflict { ROWS_OF_A_SET } else { usize::MAX };
+        let cut = choose::<L>(&tuning(isa), most_rows, k, f, pixels);
 
         // Blocks of pixels that fit in the cache.
         let pixel_bytes = k.max(1).saturating_mul(size_of::<f32>());
-        let block = (BLOCK_BYTES / pixel_bytes).max(max_rows[3]);
+        let block = (BLOCK_BYTES / pixel_bytes).max(ROWS_OF_A_SET);
         let all_chunks = groups * cut.all();
         let mut schedule = Self {
             threads: 1,
-            max_rows,
+            most_rows,
             out_channels: f,
             cut,
             all_chunks,
@@ -141,12 +140,11 @@ impl Schedule {
     /// Cuts finer until there are tasks for all threads: first into more pixels, while tiles stay whole, then into channels.
     fn spread(&mut self) {
         let wanted = self.threads * TASKS_PER_THREAD;
-        let rows = self.max_rows[3];
         if self.tasks() < wanted {
             self.line_blocks = self.lines.min(wanted);
         }
         if self.tasks() < wanted {
-            let most = (self.pixels / (2 * rows)).max(1);
+            let most = (self.pixels / (2 * ROWS_OF_A_SET)).max(1);
             self.pixel_blocks = self.pixel_blocks.max(wanted.div_ceil(self.line_blocks).min(most));
         }
         if self.tasks() < wanted {
@@ -180,8 +178,8 @@ impl Schedule {
     }
 
     /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
-    pub fn split(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
-        split(self.max_rows[nv.min(4) - 1], pixels)
+    pub fn split<L: Lanes>(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
+        split(L::max_rows(nv).min(self.most_rows), pixels)
     }
 }
 
@@ -199,14 +197,12 @@ impl Cut {
     }
 }
 
-/// The cheapest cut.
-fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, pixels: usize) -> Cut {
+/// The cheapest cut, in cycles.
+fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Cut {
     let tile_cost = |panels: usize| {
         let nv = f.min(panels * PANEL).div_ceil(L::LANES);
-        let cost = |(mr, tiles): (usize, usize)| {
-            tiles * (k * cycles(tuning, mr, nv) + tuning.tile + mr * (tuning.pixel + tuning.vector * nv))
-        };
-        let [a, b] = split(max_rows[nv.min(4) - 1], pixels);
+        let cost = |(mr, tiles): (usize, usize)| tiles as f32 * tile_cycles(tuning, k, mr, nv);
+        let [a, b] = split(L::max_rows(nv).min(most_rows), pixels);
         cost(a) + cost(b)
     };
     // The widest chunk of panels that has a kernel: four vectors, or one panel.
@@ -214,17 +210,17 @@ fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, p
     // Tiles for `panels` panels, the narrow kernel for the other channels.
     let cheapest = |panels: usize| {
         let narrow = f.saturating_sub(panels * PANEL);
-        let narrow_cost = if narrow > 0 { narrow_cost::<L>(tuning, k, narrow, pixels) } else { 0 };
+        let narrow_cost = if narrow > 0 { narrow_cycles::<L>(tuning, k, narrow, pixels) } else { 0.0 };
         let cuts = (1..=widest.min(panels)).rev().map(|width| {
             let chunks = panels.div_ceil(width);
             let (width, wider) = (panels / chunks, panels % chunks);
-            let mut cost = (chunks - wider) * tile_cost(width);
+            let mut cost = (chunks - wider) as f32 * tile_cost(width);
             if wider > 0 {
-                cost += wider * tile_cost(width + 1);
+                cost += wider as f32 * tile_cost(width + 1);
             }
             (cost, chunks)
         });
-        let (cost, chunks) = cuts.min().unwrap_or((0, 0));
+        let (cost, chunks) = cuts.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0));
         (cost + narrow_cost, Cut { panels, chunks, narrow: narrow > 0 })
     };
     // Tiles alone, or tiles for full panels only.
@@ -238,20 +234,22 @@ fn choose<L: Lanes>(tuning: &Tuning, max_rows: [usize; 4], k: usize, f: usize, p
     all.1
 }
 
+/// Cycles of a tile: its k's are bound by multiply-adds, by loads, or by the chains' latency.
+fn tile_cycles(tuning: &Tuning, k: usize, mr: usize, nv: usize) -> f32 {
+    let (vectors, loads) = ((mr * nv) as f32, (mr + nv) as f32);
+    let cycles = (vectors / tuning.fma).max(loads / tuning.loads).max(tuning.latency);
+    k as f32 * cycles + tuning.tile + mr as f32 * tuning.pixel + vectors * tuning.vector
+}
+
 /// Cycles that the narrow kernel takes for `f` output channels.
-fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> usize {
+fn narrow_cycles<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> f32 {
     // Of two groups of LANES pixels: columns cost a load and a shuffle for every four values, weights a load.
     let columns = 2 * L::LANES.div_ceil(4);
     let weights = if narrow::takes_two_groups::<L>(f) { f } else { 2 * f };
-    let cycles = (2 * f).div_ceil(tuning.fma).max((columns + weights).div_ceil(tuning.loads)).max(tuning.latency);
+    let cycles = ((2 * f) as f32 / tuning.fma).max((columns + weights) as f32 / tuning.loads).max(tuning.latency);
     let groups = pixels.div_ceil(L::LANES);
     let stores = f.div_ceil(L::LANES) * 2 * L::LANES;
-    groups * (k * cycles / 2 + tuning.tile + L::LANES * tuning.pixel + stores)
-}
-
-/// Cycles that one k of a tile takes: bound by multiply-adds, by loads, or by the chains' latency.
-fn cycles(tuning: &Tuning, mr: usize, nv: usize) -> usize {
-    (mr * nv).div_ceil(tuning.fma).max((mr + nv).div_ceil(tuning.loads)).max(tuning.latency)
+    groups as f32 * (k as f32 * cycles / 2.0 + tuning.tile + L::LANES as f32 * tuning.pixel + stores as f32)
 }
 
 /// How a run is computed, for people and programs: what was decided, and what it amounts to.
@@ -350,23 +348,108 @@ pub(crate) fn explain(
     }
     let lines = Lines::dense(stride, input, output)?;
     with_lanes!(token, simd => {
-        fn schedule<L: Lanes>(_: L, isa: Isa, sizes: [usize; 3], lines: &Lines, threads: usize) -> (Schedule, usize) {
-            (Schedule::new::<L>(isa, sizes, lines, threads), L::LANES)
+        fn decide<L: Lanes>(
+            _: L,
+            isa: Isa,
+            sizes: [usize; 3],
+            lines: &Lines,
+            threads: usize,
+        ) -> (Schedule, Block, Chunk, usize) {
+            let schedule = Schedule::new::<L>(isa, sizes, lines, threads);
+            let (block, chunk) = (schedule.block(0), schedule.chunk(0));
+            let rows = match chunk.kernel {
+                Kernel::Narrow => L::LANES,
+                Kernel::Tile => schedule.split::<L>(chunk.channels.len().div_ceil(L::LANES), block.pixels.len())[0].0,
+            };
+            (schedule, block, chunk, rows)
         }
-        let (schedule, lanes) = schedule(simd, token.isa(), [k, f, groups], &lines, threads);
-        let block = schedule.block(0);
-        let chunk = schedule.chunk(0);
+        let (schedule, block, chunk, rows) = decide(simd, token.isa(), [k, f, groups], &lines, threads);
         plan.kernel = chunk.kernel;
-        plan.tile = match chunk.kernel {
-            Kernel::Narrow => (lanes, chunk.channels.len()),
-            Kernel::Tile => {
-                (schedule.split(chunk.channels.len().div_ceil(lanes), block.pixels.len())[0].0, chunk.channels.len())
-            }
-        };
+        plan.tile = (rows, chunk.channels.len());
         let channels = block.chunks.map(|chunk| schedule.chunk(chunk).channels.len()).sum();
         plan.block = (block.lines.len() * block.pixels.len(), channels);
         plan.tasks = schedule.tasks();
         plan.threads = schedule.threads;
     });
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kernel::Scalar, view};
+    use alloc::vec;
+
+    /// Every output value is in one chunk of one task, for all sorts of shapes.
+    #[test]
+    fn tasks_cover_the_output_once() {
+        fn check<L: Lanes>(isa: Isa) {
+            for (pixels, k, f, groups, lines) in [
+                (1, 8, 8, 1, 1),
+                (1, 4096, 1000, 1, 1),
+                (49, 2048, 512, 1, 1),
+                (3, 16, 24, 3, 7),
+                (5000, 64, 64, 1, 1),
+                (5000, 3, 1, 5, 2),
+                (14, 1024, 100, 2, 14),
+                (1, 1, 1, 1, 1000),
+            ] {
+                for threads in 1..=5 {
+                    let shape = [1, lines, pixels, groups * f];
+                    let mut lines = Lines::dense((1, 1), [1, lines, pixels, groups * k], shape).unwrap();
+                    // As if rows were padded: lines of their own.
+                    if shape[1] > 1 {
+                        lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
+                        lines.line.size = pixels;
+                    }
+                    let schedule = Schedule::new::<L>(isa, [k, f, groups], &lines, threads);
+                    let mut times = vec![0u8; shape.iter().product()];
+                    for task in 0..schedule.tasks() {
+                        let block = schedule.block(task);
+                        for chunk in block.chunks {
+                            let chunk = schedule.chunk(chunk);
+                            for line in block.lines.clone() {
+                                for pixel in block.pixels.clone() {
+                                    for channel in chunk.channels.clone() {
+                                        times[((line * pixels + pixel) * groups + chunk.group) * f + channel] += 1;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    assert!(times.iter().all(|times| *times == 1), "{pixels} pixels, K {k}, F {f}, {threads} threads");
+                }
+            }
+        }
+        for isa in Isa::available() {
+            with_lanes!(Token::new(*isa).unwrap(), simd => {
+                fn with<L: Lanes>(_: L, isa: Isa) {
+                    check::<L>(isa);
+                }
+                with(simd, *isa);
+            });
+        }
+    }
+
+    #[test]
+    fn pixels_are_split_into_tiles_evenly() {
+        assert_eq!(split(7, 49), [(7, 7), (0, 0)]);
+        assert_eq!(split(14, 50), [(13, 2), (12, 2)]);
+        assert_eq!(split(14, 15), [(8, 1), (7, 1)]);
+        assert_eq!(split(6, 1), [(1, 1), (0, 0)]);
+        for pixels in 1..200 {
+            for max_rows in 1..=16 {
+                let [(a, m), (b, n)] = split(max_rows, pixels);
+                assert_eq!(a * m + b * n, pixels);
+                assert!(a <= max_rows && (n == 0 || a == b + 1) && m + n == pixels.div_ceil(max_rows));
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_share_a_cache_set() {
+        let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
+        let rows = |k| Schedule::new::<Scalar>(Isa::Scalar, [k, 64, 1], &lines(k), 1).most_rows;
+        assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
+    }
 }

@@ -1,0 +1,82 @@
+//! What a plan says, and that asking for one never fails in another way than by an error.
+
+mod common;
+
+use pointwise::{Isa, IsaChoice, Kernel, PointwiseConv};
+
+fn conv(k: usize, f: usize, isa: Isa) -> PointwiseConv {
+    PointwiseConv::builder(k, f).isa(isa).build(&vec![0.0; k * f]).expect("it builds")
+}
+
+#[test]
+fn numbers_of_a_layer() {
+    for isa in common::isas() {
+        let plan = conv(64, 256, *isa).plan([1, 56, 56, 64], 1).unwrap();
+        assert_eq!((plan.isa, plan.isa_choice, plan.threads), (*isa, IsaChoice::Forced, 1));
+        assert_eq!(plan.flops, 2 * 56 * 56 * 64 * 256);
+        assert_eq!(plan.input_bytes, 4 * 56 * 56 * 64);
+        assert_eq!(plan.weight_bytes, 4 * 256 * (64 + 1));
+        assert_eq!(plan.output_bytes, 4 * 56 * 56 * 256);
+        assert_eq!(plan.kernel, Kernel::Tile);
+        assert!(plan.tile.0 * plan.tile.1 >= isa.lanes() && plan.tile.0 <= plan.block.0 && plan.tile.1 <= plan.block.1);
+        assert!(plan.tasks >= 1);
+    }
+}
+
+#[test]
+fn a_stride_reads_fewer_pixels() {
+    let conv = PointwiseConv::builder(8, 4).stride(2, 3).build(&[0.0; 32]).unwrap();
+    let plan = conv.plan([2, 5, 7, 8], 1).unwrap();
+    assert_eq!((plan.input_bytes, plan.output_bytes), (4 * 2 * 3 * 3 * 8, 4 * 2 * 3 * 3 * 4));
+}
+
+#[test]
+fn threads_share_large_runs_only() {
+    let isa = Isa::detect().unwrap();
+    assert_eq!(conv(16, 16, isa).plan([1, 4, 4, 16], 8).unwrap().threads, 1);
+    let plan = conv(512, 512, isa).plan([1, 28, 28, 512], 3).unwrap();
+    assert_eq!(plan.threads, 3);
+    assert!(plan.tasks >= 3, "{plan}");
+    // One pixel: only the output channels can be shared.
+    let plan = conv(2048, 1024, isa).plan([1, 1, 1, 2048], 2).unwrap();
+    assert!(plan.threads == 2 && plan.tasks >= 2 && plan.block.1 < 1024, "{plan}");
+}
+
+#[test]
+fn few_channels_take_the_narrow_kernel() {
+    let isa = Isa::detect().unwrap();
+    let plan = conv(32, 1, isa).plan([1, 36, 36, 32], 1).unwrap();
+    assert_eq!(plan.kernel, Kernel::Narrow);
+    assert!(plan.to_string().contains("lanes along pixels"), "{plan}");
+}
+
+#[test]
+fn it_prints_as_a_table() {
+    let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], 1).unwrap();
+    let expected = "\
+ISA     scalar (forced), lanes along output channels
+tile    1 pixels x 16 output channels
+tasks   1 of up to 4 pixels x 64 output channels
+threads 1
+FLOPs   32768
+bytes   18688 (input 1024, weights 16640, output 1024)";
+    assert_eq!(plan.to_string(), expected);
+}
+
+/// Shapes that no memory could hold, or that a product of sizes would overflow for.
+#[test]
+fn absurd_shapes() {
+    let large = 1usize << (usize::BITS / 2 - 3);
+    for isa in common::isas() {
+        for (k, f) in [(1, 1), (1, 40), (40, 1), (1024, 24), (0, 3), (3, 0)] {
+            let conv = conv(k, f, *isa);
+            for [n, h, w] in
+                [[0, 1, 1], [large, large, 1], [1, large, large], [usize::MAX, 1, 1], [usize::MAX; 3], [large, 8, 1]]
+            {
+                for threads in [0, 1, 7, usize::MAX] {
+                    let _ = conv.plan([n, h, w, k], threads);
+                }
+            }
+        }
+    }
+}
