@@ -86,7 +86,7 @@ fn small(criterion: &mut Criterion) {
 fn pack(criterion: &mut Criterion) {
     let bytes = |[_, _, k, f]: Layer| Throughput::Bytes(4 * (k * f) as u64);
     each(criterion, "pack", &LAYERS[..5], bytes, |bencher, conv, [_, _, k, f], weights, _, _| {
-        let isa = conv.plan([1, 1, 1, k], 1).expect("a plan").isa;
+        let isa = conv.plan([1, 1, 1, k], &pointwise::Serial).expect("a plan").isa;
         bencher.iter(|| PointwiseConv::builder(k, f).isa(isa).build(black_box(weights)));
     });
 }

@@ -4,11 +4,10 @@
 //! numbers that are no value of an enum give a status and a message; memory that a pointer does not own cannot be told, so
 //! each function says what it takes on trust.
 
-use crate::{Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, exec::share, view};
+use crate::{Activation, Error, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, view};
 use core::{
     ffi::{c_char, c_int},
     ptr, slice,
-    sync::atomic::AtomicUsize,
 };
 use std::{cell::RefCell, ffi::CString, ops::Range, panic};
 
@@ -18,26 +17,7 @@ pub struct pw_conv(PointwiseConv);
 
 /// A thread pool.
 #[allow(non_camel_case_types, reason = "C's name")]
-pub struct pw_pool {
-    /// The threads besides the caller's.
-    others: Option<rayon::ThreadPool>,
-}
-
-impl Executor for pw_pool {
-    fn threads(&self) -> usize {
-        1 + self.others.as_ref().map_or(0, |pool| pool.current_num_threads())
-    }
-
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        match &self.others {
-            Some(pool) => {
-                let next = AtomicUsize::new(0);
-                pool.in_place_scope(|scope| share(scope, self.threads(), &next, tasks, task));
-            }
-            None => (0..tasks).for_each(task),
-        }
-    }
-}
+pub struct pw_pool(Pool);
 
 /// Success.
 pub const PW_OK: c_int = 0;
@@ -309,7 +289,7 @@ pub unsafe extern "C" fn pw_conv_f32_run(
             conv.run_any(&crate::Serial, x, residual, y)?;
         } else {
             // SAFETY: as above.
-            conv.run_any(unsafe { read("pool", pool) }?, x, residual, y)?;
+            conv.run_any(unsafe { &read("pool", pool)?.0 }, x, residual, y)?;
         }
         Ok(())
     })
@@ -340,19 +320,12 @@ pub unsafe extern "C" fn pw_pool_create(threads: usize, pool: *mut *mut pw_pool)
         check_pointer("pool", pool)?;
         // SAFETY: room for a pointer, by this function's contract.
         unsafe { pool.write(ptr::null_mut()) };
-        let others = match threads {
-            0 => return invalid("threads: expected 1 or more, got 0".to_owned()),
-            1 => None,
-            _ => Some(
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads - 1)
-                    .thread_name(|i| format!("pointwise-{i}"))
-                    .build()
-                    .map_err(|error| Failure(PW_OUT_OF_RESOURCES, error.to_string()))?,
-            ),
-        };
+        if threads == 0 {
+            return invalid("threads: expected 1 or more, got 0".to_owned());
+        }
+        let created = Pool::new(threads).map_err(|error| Failure(PW_OUT_OF_RESOURCES, error.to_string()))?;
         // SAFETY: as above.
-        unsafe { pool.write(Box::into_raw(Box::new(pw_pool { others }))) };
+        unsafe { pool.write(Box::into_raw(Box::new(pw_pool(created)))) };
         Ok(())
     })
 }

@@ -255,7 +255,7 @@ impl PointwiseConv {
         self.run_any(executor, x, Some(residual), y)
     }
 
-    /// How a dense input of this shape is computed on so many threads: what [`run_with`](Self::run_with) decides.
+    /// How a dense input of this shape is computed with an executor: what [`run_with`](Self::run_with) decides.
     ///
     /// # Errors
     /// [`Error::Channels`] where the input's channels are not `in_channels`; [`Error::TooLarge`] for a shape that no tensor
@@ -263,24 +263,18 @@ impl PointwiseConv {
     ///
     /// # Example
     /// ```
-    /// use pointwise::{Isa, PointwiseConv};
+    /// use pointwise::{Isa, PointwiseConv, Serial};
     /// let conv = PointwiseConv::builder(64, 256).isa(Isa::Scalar).build(&[0.0; 64 * 256])?;
-    /// let plan = conv.plan([1, 56, 56, 64], 1)?;
+    /// let plan = conv.plan([1, 56, 56, 64], &Serial)?;
     /// assert_eq!((plan.isa, plan.flops), (Isa::Scalar, 2 * 56 * 56 * 64 * 256));
     /// println!("{plan}");
     /// # Ok::<(), pointwise::Error>(())
     /// ```
-    pub fn plan(&self, input: Shape, threads: usize) -> Result<Plan, Error> {
+    pub fn plan(&self, input: Shape, executor: &(impl Executor + ?Sized)) -> Result<Plan, Error> {
         let output = self.output_shape(input)?;
-        plan::explain(
-            self.token,
-            self.choice,
-            [self.in_channels, self.out_channels, self.groups],
-            self.stride,
-            input,
-            output,
-            threads,
-        )
+        let sizes = [self.in_channels, self.out_channels, self.groups];
+        let threads = (executor.threads(), executor.work_per_thread());
+        plan::explain((self.token, self.choice), sizes, self.stride, input, output, threads)
     }
 
     pub(crate) fn run_any(
@@ -310,7 +304,8 @@ impl PointwiseConv {
     ) -> Result<(), Error> {
         let y = OutputPixels::new(y, lines.line.y);
         let sizes = [self.in_channels, self.out_channels, self.groups];
-        let schedule = Schedule::new::<L>(self.token.isa(), sizes, lines, executor.threads());
+        let schedule =
+            Schedule::new::<L>(self.token.isa(), sizes, lines, (executor.threads(), executor.work_per_thread()));
         let task = |i| self.run_task(simd, &schedule, lines, x, residual, y, i);
         if schedule.threads == 1 {
             (0..schedule.tasks()).for_each(task);

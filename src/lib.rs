@@ -46,14 +46,14 @@
 //! checks the views, cuts the pixels and panels into blocks that fit the caches and blocks into register tiles, both chosen
 //! from the shape ([`PointwiseConv::plan`] tells how), and computes each tile with the kernels of the best [`Isa`] that the
 //! CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the work over
-//! an [`Executor`], which is usually a thread pool.
+//! an [`Executor`]: a [`Pool`], rayon's pools, or your own.
 //!
 //! The environment variable `POINTWISE_MAX_ISA` caps the instruction set that is chosen; [`Isa::detect`] has the details.
 //!
 //! # Features
 //!
-//! * `std` (default): detection with the operating system's help, `POINTWISE_MAX_ISA`. Without it the crate needs `alloc`
-//!   only.
+//! * `std` (default): detection with the operating system's help, `POINTWISE_MAX_ISA`, [`Pool`]. Without it the crate needs
+//!   `alloc` only.
 //! * `rayon`: [`Executor`] for rayon's pools.
 //! * `capi`: the C interface, in [`capi`](https://docs.rs/pointwise/latest/pointwise/capi).
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -71,6 +71,8 @@ mod kernel;
 mod output;
 mod pack;
 mod plan;
+#[cfg(feature = "std")]
+mod pool;
 pub mod reference;
 mod view;
 
@@ -82,6 +84,8 @@ pub use exec::RayonGlobal;
 pub use exec::{Executor, Serial};
 pub use isa::{Isa, IsaChoice};
 pub use plan::{Kernel, Plan};
+#[cfg(feature = "std")]
+pub use pool::Pool;
 pub use view::{Nhwc, NhwcMut, Shape, Strides};
 
 /// The README's examples are tests too.

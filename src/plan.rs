@@ -38,9 +38,6 @@ fn tuning(isa: Isa) -> Tuning {
 /// block and the panels that stream past it stay there.
 const BLOCK_BYTES: usize = 256 << 10;
 
-/// Multiply-adds of f32 below which a second thread costs more than it brings: about 10 us of one core with AVX-512.
-const THREAD_WORK: usize = 1 << 20;
-
 /// Tasks a thread: enough that a thread which comes late or is held up does not keep the others waiting.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -106,8 +103,8 @@ fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
 }
 
 impl Schedule {
-    /// `lines` is not empty. The channels are those of one group.
-    pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, threads: usize) -> Self {
+    /// `lines` is not empty. The channels are those of one group. `work` is what an executor's thread is worth waking for.
+    pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, (threads, work): (usize, usize)) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
         let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
         let most_rows = if conflict { ROWS_OF_A_SET } else { usize::MAX };
@@ -129,8 +126,8 @@ impl Schedule {
             pixels,
             pixel_blocks: pixels.div_ceil(block),
         };
-        let work = k.saturating_mul(f * groups).saturating_mul(pixels * count);
-        schedule.threads = threads.min(work / THREAD_WORK).max(1);
+        let multiply_adds = k.saturating_mul(f * groups).saturating_mul(pixels * count);
+        schedule.threads = threads.min(multiply_adds / work.max(1)).max(1);
         if schedule.threads > 1 {
             schedule.spread();
         }
@@ -260,7 +257,7 @@ fn narrow_cycles<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -
 /// ```
 /// use pointwise::{IsaChoice, Isa, PointwiseConv};
 /// let conv = PointwiseConv::builder(8, 8).isa(Isa::Scalar).build(&[0.0; 64])?;
-/// let plan = conv.plan([1, 1, 1, 8], 4)?;
+/// let plan = conv.plan([1, 1, 1, 8], &pointwise::Serial)?;
 /// assert_eq!((plan.isa_choice, plan.threads, plan.tasks), (IsaChoice::Forced, 1, 1));
 /// assert!(plan.to_string().contains("scalar (forced)"));
 /// # Ok::<(), pointwise::Error>(())
@@ -314,13 +311,12 @@ impl fmt::Display for Plan {
 
 /// The plan of a dense input.
 pub(crate) fn explain(
-    token: Token,
-    isa_choice: IsaChoice,
+    (token, isa_choice): (Token, IsaChoice),
     [k, f, groups]: [usize; 3],
     stride: (usize, usize),
     input: Shape,
     output: Shape,
-    threads: usize,
+    threads: (usize, usize),
 ) -> Result<Plan, Error> {
     let values = |what, shape: Shape| {
         let too_large = Error::TooLarge { what, shape, strides: [0; 3] };
@@ -353,7 +349,7 @@ pub(crate) fn explain(
             isa: Isa,
             sizes: [usize; 3],
             lines: &Lines,
-            threads: usize,
+            threads: (usize, usize),
         ) -> (Schedule, Block, Chunk, usize) {
             let schedule = Schedule::new::<L>(isa, sizes, lines, threads);
             let (block, chunk) = (schedule.block(0), schedule.chunk(0));
@@ -402,7 +398,7 @@ mod tests {
                         lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
                         lines.line.size = pixels;
                     }
-                    let schedule = Schedule::new::<L>(isa, [k, f, groups], &lines, threads);
+                    let schedule = Schedule::new::<L>(isa, [k, f, groups], &lines, (threads, 1000));
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
@@ -449,7 +445,7 @@ mod tests {
     #[test]
     fn few_rows_share_a_cache_set() {
         let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
-        let rows = |k| Schedule::new::<Scalar>(Isa::Scalar, [k, 64, 1], &lines(k), 1).most_rows;
+        let rows = |k| Schedule::new::<Scalar>(Isa::Scalar, [k, 64, 1], &lines(k), (1, 1)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
     }
 }

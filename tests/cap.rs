@@ -9,7 +9,7 @@ fn child() {
     if std::env::var_os("POINTWISE_MAX_ISA").is_some() {
         match PointwiseConv::builder(1, 1).build(&[1.0]) {
             Ok(conv) => {
-                let plan = conv.plan([1, 1, 1, 1], 1).unwrap();
+                let plan = conv.plan([1, 1, 1, 1], &pointwise::Serial).unwrap();
                 assert_eq!(Isa::detect(), Ok(plan.isa));
                 println!("child: {} {:?}", plan.isa, plan.isa_choice);
             }
@@ -17,7 +17,7 @@ fn child() {
         }
         let best = *Isa::available().last().unwrap();
         let forced = PointwiseConv::builder(1, 1).isa(best).build(&[1.0]).unwrap();
-        assert_eq!(forced.plan([1, 1, 1, 1], 1).unwrap().isa_choice, IsaChoice::Forced);
+        assert_eq!(forced.plan([1, 1, 1, 1], &pointwise::Serial).unwrap().isa_choice, IsaChoice::Forced);
     }
 }
 

@@ -48,9 +48,9 @@ fn sizes_beyond_memory() {
     let error = build_error(PointwiseConv::builder(MAX, MAX), &[]);
     assert_eq!(error, Error::Length { what: "weights", expected: MAX, actual: 0 });
     let conv = PointwiseConv::builder(1, 1).build(&[1.0]).unwrap();
-    assert!(matches!(conv.plan([MAX, MAX, 1, 1], 1), Err(Error::TooLarge { what: "input", .. })));
+    assert!(matches!(conv.plan([MAX, MAX, 1, 1], &pointwise::Serial), Err(Error::TooLarge { what: "input", .. })));
     let conv = PointwiseConv::builder(0, 1).build(&[]).unwrap();
-    assert!(matches!(conv.plan([MAX, 2, 1, 0], 1), Err(Error::TooLarge { .. })));
+    assert!(matches!(conv.plan([MAX, 2, 1, 0], &pointwise::Serial), Err(Error::TooLarge { .. })));
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn shapes_and_channels() {
     let error = conv.run_residual(x, residual, NhwcMut::new(&mut y[..12], [1, 2, 2, 3]).unwrap());
     assert_eq!(error, Err(Error::Shape { what: "residual", expected: [1, 2, 2, 3], actual: [1, 2, 2, 2] }));
     assert_eq!(y, [7.0; 27], "nothing is written");
-    assert_eq!(conv.plan([1, 3, 3, 1], 1), Err(Error::Channels { expected: 2, actual: 1 }));
+    assert_eq!(conv.plan([1, 3, 3, 1], &pointwise::Serial), Err(Error::Channels { expected: 2, actual: 1 }));
 }
 
 #[test]
@@ -149,7 +149,7 @@ impl Executor for Panics {
 
 #[test]
 fn executors_that_do_not_run_the_tasks() {
-    let (k, f, pixels) = (128, 128, 256);
+    let (k, f, pixels) = (128, 256, 256);
     let conv = PointwiseConv::builder(k, f).build(&vec![0.5; k * f]).unwrap();
     let x = vec![1.0; pixels * k];
     let x = Nhwc::new(&x, [1, 1, pixels, k]).unwrap();

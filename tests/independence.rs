@@ -112,6 +112,23 @@ fn a_shared_convolution_gives_each_thread_the_same_bits() {
     });
 }
 
+#[test]
+fn a_pool_does_not_change_the_bits() {
+    let case = Case { residual: false, ..CASE };
+    let tensors = case.tensors();
+    let expected = case.reference(&tensors);
+    for isa in common::isas() {
+        let conv = case.build(&tensors, *isa).unwrap();
+        for threads in 0..4 {
+            let pool = pointwise::Pool::new(threads).unwrap();
+            for _ in 0..20 {
+                let got = case.with_views(&tensors, |x, _, y| conv.run_with(&pool, x, y));
+                assert_same(&got, &expected, format_args!("{isa}, a pool of {threads}"));
+            }
+        }
+    }
+}
+
 #[cfg(feature = "rayon")]
 #[test]
 fn rayons_pools_do_not_change_the_bits() {

@@ -11,7 +11,7 @@ fn conv(k: usize, f: usize, isa: Isa) -> PointwiseConv {
 #[test]
 fn numbers_of_a_layer() {
     for isa in common::isas() {
-        let plan = conv(64, 256, *isa).plan([1, 56, 56, 64], 1).unwrap();
+        let plan = conv(64, 256, *isa).plan([1, 56, 56, 64], &pointwise::Serial).unwrap();
         assert_eq!((plan.isa, plan.isa_choice, plan.threads), (*isa, IsaChoice::Forced, 1));
         assert_eq!(plan.flops, 2 * 56 * 56 * 64 * 256);
         assert_eq!(plan.input_bytes, 4 * 56 * 56 * 64);
@@ -26,33 +26,33 @@ fn numbers_of_a_layer() {
 #[test]
 fn a_stride_reads_fewer_pixels() {
     let conv = PointwiseConv::builder(8, 4).stride(2, 3).build(&[0.0; 32]).unwrap();
-    let plan = conv.plan([2, 5, 7, 8], 1).unwrap();
+    let plan = conv.plan([2, 5, 7, 8], &pointwise::Serial).unwrap();
     assert_eq!((plan.input_bytes, plan.output_bytes), (4 * 2 * 3 * 3 * 8, 4 * 2 * 3 * 3 * 4));
 }
 
 #[test]
 fn threads_share_large_runs_only() {
     let isa = Isa::detect().unwrap();
-    assert_eq!(conv(16, 16, isa).plan([1, 4, 4, 16], 8).unwrap().threads, 1);
-    let plan = conv(512, 512, isa).plan([1, 28, 28, 512], 3).unwrap();
+    assert_eq!(conv(16, 16, isa).plan([1, 4, 4, 16], &common::Threads(8)).unwrap().threads, 1);
+    let plan = conv(512, 512, isa).plan([1, 28, 28, 512], &common::Threads(3)).unwrap();
     assert_eq!(plan.threads, 3);
     assert!(plan.tasks >= 3, "{plan}");
     // One pixel: only the output channels can be shared.
-    let plan = conv(2048, 1024, isa).plan([1, 1, 1, 2048], 2).unwrap();
+    let plan = conv(2048, 1024, isa).plan([1, 1, 1, 2048], &pointwise::Pool::new(2).unwrap()).unwrap();
     assert!(plan.threads == 2 && plan.tasks >= 2 && plan.block.1 < 1024, "{plan}");
 }
 
 #[test]
 fn few_channels_take_the_narrow_kernel() {
     let isa = Isa::detect().unwrap();
-    let plan = conv(32, 1, isa).plan([1, 36, 36, 32], 1).unwrap();
+    let plan = conv(32, 1, isa).plan([1, 36, 36, 32], &pointwise::Serial).unwrap();
     assert_eq!(plan.kernel, Kernel::Narrow);
     assert!(plan.to_string().contains("lanes along pixels"), "{plan}");
 }
 
 #[test]
 fn it_prints_as_a_table() {
-    let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], 1).unwrap();
+    let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], &pointwise::Serial).unwrap();
     let expected = "\
 ISA     scalar (forced), lanes along output channels
 tile    1 pixels x 16 output channels
@@ -74,7 +74,7 @@ fn absurd_shapes() {
                 [[0, 1, 1], [large, large, 1], [1, large, large], [usize::MAX, 1, 1], [usize::MAX; 3], [large, 8, 1]]
             {
                 for threads in [0, 1, 7, usize::MAX] {
-                    let _ = conv.plan([n, h, w, k], threads);
+                    let _ = conv.plan([n, h, w, k], &common::Threads(threads));
                 }
             }
         }

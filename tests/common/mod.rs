@@ -126,6 +126,11 @@ impl Executor for Threads {
         self.0
     }
 
+    /// Few, so that small cases are split too.
+    fn work_per_thread(&self) -> usize {
+        1 << 12
+    }
+
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         std::thread::scope(|scope| {
             for first in 0..self.0 {
