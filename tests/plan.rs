@@ -44,10 +44,12 @@ fn threads_share_large_runs_only() {
 
 #[test]
 fn few_channels_take_the_narrow_kernel() {
-    let isa = Isa::detect().unwrap();
-    let plan = conv(32, 1, isa).plan([1, 36, 36, 32], &pointwise::Serial).unwrap();
-    assert_eq!(plan.kernel, Kernel::Narrow);
-    assert!(plan.to_string().contains("lanes along pixels"), "{plan}");
+    // On NEON's four lanes a tile is as fast.
+    for isa in common::isas().iter().filter(|isa| **isa != Isa::Neon) {
+        let plan = conv(32, 1, *isa).plan([1, 36, 36, 32], &pointwise::Serial).unwrap();
+        assert_eq!(plan.kernel, Kernel::Narrow);
+        assert!(plan.to_string().contains("lanes along pixels"), "{plan}");
+    }
 }
 
 #[test]

@@ -1,0 +1,27 @@
+# The loop of a change. `just ci` is all of it, as it runs before a change is taken.
+
+# All tests, on every ISA that this CPU has
+test *args:
+    cargo test --all-features {{args}}
+
+# What an ISA's lanes and kernels must do: scalar, avx2, avx512, or neon on an emulated CPU
+test-isa name:
+    POINTWISE_TEST_ISAS={{name}} {{if name == "neon" { "cargo-aarch64" } else { "cargo" } }} test --lib kernel::{{name}}
+
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --all-features -- -D warnings
+
+# Looks for vectors on the stack; `just asm x86_64 AVX512 7 4` also prints that tile's k loop
+asm *args:
+    .ci/inner-loops {{args}}
+
+# Times the benchmarks whose name holds this
+bench-shape name:
+    cargo bench --bench convolution -- '{{name}}'
+
+fuzz seconds="60":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run convolution -- -max_total_time={{seconds}}
+
+ci:
+    .ci/run
