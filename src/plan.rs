@@ -129,24 +129,43 @@ impl Schedule {
         let multiply_adds = k.saturating_mul(f * groups).saturating_mul(pixels * count);
         schedule.threads = threads.min(multiply_adds / work.max(1)).max(1);
         if schedule.threads > 1 {
-            schedule.spread();
+            schedule.spread(f * groups);
         }
         schedule
     }
 
-    /// Cuts finer until there are tasks for all threads: first into more pixels, while tiles stay whole, then into channels.
-    fn spread(&mut self) {
-        let wanted = self.threads * TASKS_PER_THREAD;
-        if self.tasks() < wanted {
-            self.line_blocks = self.lines.min(wanted);
+    /// Cuts finer until there are tasks for all threads, and as many for each. Of pixels and output channels, the more are cut
+    /// first: then it is the larger of input and weights of which each thread reads only its part.
+    fn spread(&mut self, out_channels: usize) {
+        if out_channels > self.lines * self.pixels {
+            self.cut_channels();
         }
-        if self.tasks() < wanted {
-            let most = (self.pixels / (2 * ROWS_OF_A_SET)).max(1);
-            self.pixel_blocks = self.pixel_blocks.max(wanted.div_ceil(self.line_blocks).min(most));
-        }
-        if self.tasks() < wanted {
-            self.chunk_blocks = self.all_chunks.min(wanted.div_ceil(self.tasks()));
-        }
+        self.cut_pixels();
+        self.cut_channels();
+    }
+
+    /// How many times the tasks should be.
+    fn times(&self) -> usize {
+        let tasks = self.tasks();
+        let even = tasks / 2 >= self.threads && tasks.is_multiple_of(self.threads);
+        if even { 1 } else { self.threads.saturating_mul(TASKS_PER_THREAD).div_ceil(tasks) }
+    }
+
+    fn cut_channels(&mut self) {
+        // Chunks do not divide: nearly as many blocks as chunks would be uneven.
+        let blocks = self.chunk_blocks.saturating_mul(self.times());
+        self.chunk_blocks = if blocks > 1 && self.all_chunks / 2 <= blocks { self.all_chunks } else { blocks };
+    }
+
+    /// First whole lines, then lines, each into parts of two tiles or more.
+    fn cut_pixels(&mut self) {
+        let blocks = self.line_blocks.saturating_mul(self.times());
+        self.line_blocks = blocks.min(self.lines).max(self.line_blocks);
+        let blocks = self.pixel_blocks.saturating_mul(self.times());
+        let blocks = blocks.min(self.pixels / (2 * ROWS_OF_A_SET)).max(self.pixel_blocks);
+        // As many tasks for each thread, where that takes no more than to round down.
+        let rest = blocks.saturating_mul(self.tasks() / self.pixel_blocks) % self.threads;
+        self.pixel_blocks = if rest < blocks - self.pixel_blocks { blocks - rest } else { blocks };
     }
 
     pub fn tasks(&self) -> usize {
