@@ -3,10 +3,10 @@
 //! * `layers`: layers of real networks, one thread
 //! * `small`: what a call costs before it computes
 //! * `pack`: building a convolution
-//! * `threads`: two threads, on rayon (with `--features rayon`)
+//! * `threads`: two threads of a [`Pool`]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv, Pool};
 use std::hint::black_box;
 
 /// `[height, width, in_channels, out_channels]`
@@ -92,15 +92,10 @@ fn pack(criterion: &mut Criterion) {
 }
 
 fn threads(criterion: &mut Criterion) {
-    #[cfg(feature = "rayon")]
-    {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("a pool");
-        each(criterion, "threads", &LAYERS, flops, |bencher, conv, layer, _, x, y| {
-            run(bencher, layer, x, y, |x, y| conv.run_with(&pool, x, y));
-        });
-    }
-    #[cfg(not(feature = "rayon"))]
-    let _ = criterion;
+    let pool = Pool::new(2).expect("a pool");
+    each(criterion, "threads", &LAYERS, flops, |bencher, conv, layer, _, x, y| {
+        run(bencher, layer, x, y, |x, y| conv.run_with(&pool, x, y));
+    });
 }
 
 criterion_group!(benches, layers, small, pack, threads);

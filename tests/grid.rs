@@ -9,7 +9,7 @@ use common::{Case, assert_same};
 use pointwise::{Activation, Nhwc, NhwcMut};
 
 /// The most pixels of a tile on any ISA.
-const MAX_ROWS: usize = 16;
+const MAX_ROWS: usize = 14;
 
 #[test]
 fn every_small_shape() {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example networks
-//! cargo run --release --example networks --features rayon -- --threads 2 --isa avx2 --net resnet50
+//! cargo run --release --example networks -- --threads 2 --isa avx2 --net resnet50
 //! ```
 
 mod peak;
@@ -14,7 +14,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use pointwise::{Activation, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, reference::Reference};
+use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, reference::Reference};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -29,7 +29,7 @@ use std::{
 /// reference, bit for bit, and prints how fast they are.
 #[derive(Parser)]
 struct Args {
-    /// Threads that share a layer; more than one needs `--features rayon`
+    /// Threads that share a layer
     #[arg(long, value_name = "N", default_value = "1")]
     threads: NonZeroUsize,
     /// An ISA of this CPU; may be given more than once [default: all of them, the best first]
@@ -44,7 +44,7 @@ struct Args {
 }
 
 fn isa_names() -> impl TypedValueParser<Value = Isa> {
-    PossibleValuesParser::new(Isa::available().iter().map(Isa::to_string)).try_map(|name| name.parse())
+    PossibleValuesParser::new(Isa::available().iter().map(|isa| isa.name())).try_map(|name| name.parse())
 }
 
 /// Of the file that `--csv` writes: a [`Layer`], and what it came to.
@@ -90,7 +90,7 @@ impl Layer {
     }
 
     /// Seconds that a run takes on each ISA, all with the reference's bits.
-    fn run(&self, isas: &[Isa], executor: &impl Executor) -> Result<Vec<f64>> {
+    fn run(&self, isas: &[Isa], pool: &Pool) -> Result<Vec<f64>> {
         let Self { n, h, w, k, f, stride, .. } = *self;
         let mut rng = StdRng::seed_from_u64(1);
         let mut random = |len| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
@@ -117,13 +117,13 @@ impl Layer {
                 .build(&weights)?;
             // What the last ISA wrote must not pass for this one's.
             y.fill(f32::NAN);
-            conv.run_with(executor, x, NhwcMut::new(&mut y, y_shape)?)?;
+            conv.run_with(pool, x, NhwcMut::new(&mut y, y_shape)?)?;
             if let Some(at) = y.iter().zip(&expected).position(|(y, expected)| y.to_bits() != expected.to_bits()) {
                 let [actual, expected] =
                     [y[at], expected[at]].map(|value| format!("{value} ({:#010x})", value.to_bits()));
                 bail!("{self} on {isa}: pixel {}, channel {}: expected {expected}, got {actual}", at / f, at % f);
             }
-            median_seconds(|| Ok(conv.run_with(executor, x, NhwcMut::new(&mut y, y_shape)?)?))
+            median_seconds(|| Ok(conv.run_with(pool, x, NhwcMut::new(&mut y, y_shape)?)?))
         };
         isas.iter().map(on_isa).collect()
     }
@@ -155,18 +155,6 @@ fn median_seconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     }
     rounds.sort_by(f64::total_cmp);
     Ok(rounds[rounds.len() / 2])
-}
-
-/// A pool of one thread does all its work on the calling one.
-#[cfg(feature = "rayon")]
-fn executor(threads: usize) -> Result<impl Executor> {
-    Ok(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)
-}
-
-#[cfg(not(feature = "rayon"))]
-fn executor(threads: usize) -> Result<impl Executor> {
-    ensure!(threads == 1, "--threads {threads}: built without threads; add --features rayon before the --");
-    Ok(pointwise::Serial)
 }
 
 /// What one layer came to on one ISA.
@@ -203,7 +191,7 @@ fn print_table(isa: Isa, threads: usize, figures: &[Figure<'_>]) {
 
 fn run(args: Args) -> Result<()> {
     let threads = args.threads.get();
-    let executor = executor(threads)?;
+    let pool = Pool::new(threads).context("cannot start the threads")?;
     let isas = if args.isa.is_empty() { Isa::available().iter().rev().copied().collect() } else { args.isa };
     let mut layers: Vec<Layer> = csv::ReaderBuilder::new()
         .comment(Some(b'#'))
@@ -239,13 +227,13 @@ fn run(args: Args) -> Result<()> {
     let mut tables = vec![Vec::new(); isas.len()];
     for layer in &layers {
         progress.set_message(layer.to_string());
-        let seconds = layer.run(&isas, &executor)?;
+        let seconds = layer.run(&isas, &pool)?;
         for (i, (isa, seconds)) in isas.iter().zip(seconds).enumerate() {
             let gflops = layer.flops() as f64 / seconds / 1e9;
             let percent = gflops / (peaks[i] * threads as f64) * 100.0;
             tables[i].push(Figure { layer, seconds, gflops, percent });
             if let Some(file) = &mut file {
-                file.serialize((layer, isa.to_string(), threads, seconds * 1e6, gflops, percent))?;
+                file.serialize((layer, isa.name(), threads, seconds * 1e6, gflops, percent))?;
             }
         }
         progress.inc(layer.flops() as u64);
