@@ -404,5 +404,5 @@ pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&N
 }
 
 pub(crate) fn output_size(size: usize, stride: usize) -> usize {
-    size.div_ceil(stride)
+    if stride == 1 { size } else { size.div_ceil(stride) }
 }

@@ -8,29 +8,29 @@ use crate::{
 };
 use core::{fmt, ops::Range};
 
-/// What a core does in a cycle, and how much is worth doing at once.
+/// What things cost a core, in half cycles: whole numbers, because a small run would feel conversions to floating point.
 struct Tuning {
-    /// Multiply-adds of a vector that start in a cycle.
-    fma: f32,
-    /// Loads of a vector that start in a cycle.
-    loads: f32,
-    /// Cycles from a multiply-add's start to its result. The fewest that one k of a tile can take.
-    latency: f32,
-    /// Cycles that a tile costs whatever K is: its addresses, biases, stores.
-    tile: f32,
-    /// More of them for each of its pixels, and for each of its vectors.
-    pixel: f32,
-    vector: f32,
+    /// A multiply-add of a vector.
+    fma: usize,
+    /// A load of a vector.
+    load: usize,
+    /// A multiply-add from its start to its result: the least that one k of a tile takes.
+    latency: usize,
+    /// A tile, whatever K is: its addresses, biases, stores.
+    tile: usize,
+    /// More of that for each of its pixels, and for each of its vectors.
+    pixel: usize,
+    vector: usize,
 }
 
 /// Zen 5 starts two 512-bit multiply-adds and two loads a cycle, and so do Intel's server cores; Zen 4 one and one, which
 /// scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on Neoverse and
-/// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle.
+/// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle. What a tile costs besides is what
+/// layers with K = 16 and 32 took longer on Zen 5.
 fn tuning(isa: Isa) -> Tuning {
     match isa {
-        Isa::Scalar => Tuning { fma: 1.0, loads: 1.0, latency: 1.0, tile: 0.0, pixel: 0.0, vector: 0.0 },
-        Isa::Neon => Tuning { fma: 2.0, loads: 2.0, latency: 4.0, tile: 20.0, pixel: 4.0, vector: 1.0 },
-        Isa::Avx2 | Isa::Avx512 => Tuning { fma: 2.0, loads: 2.0, latency: 4.0, tile: 20.0, pixel: 4.0, vector: 1.0 },
+        Isa::Scalar => Tuning { fma: 2, load: 2, latency: 2, tile: 0, pixel: 0, vector: 0 },
+        Isa::Neon | Isa::Avx2 | Isa::Avx512 => Tuning { fma: 1, load: 1, latency: 8, tile: 40, pixel: 8, vector: 2 },
     }
 }
 
@@ -95,9 +95,26 @@ pub(crate) struct Block {
     pub pixels: Range<usize>,
 }
 
+/// `(a / b, a % b)`. A small run is one of everything, and its dozen divisions took as long as all else.
+fn divide(a: usize, b: usize) -> (usize, usize) {
+    if b == 1 {
+        (a, 0)
+    } else if a < b {
+        (0, a)
+    } else {
+        (a / b, a % b)
+    }
+}
+
+/// [`usize::div_ceil`], likewise.
+fn divide_up(a: usize, b: usize) -> usize {
+    let (quotient, rest) = divide(a, b);
+    quotient + usize::from(rest > 0)
+}
+
 /// The `i`-th of `parts` nearly equal parts of `0..total`.
 fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
-    let (size, larger) = (total / parts, total % parts);
+    let (size, larger) = divide(total, parts);
     let start = i * size + i.min(larger);
     start..start + size + usize::from(i < larger)
 }
@@ -122,12 +139,14 @@ impl Schedule {
             all_chunks,
             chunk_blocks: 1,
             lines: count,
-            line_blocks: count.div_ceil((block / pixels).max(1)),
+            line_blocks: divide_up(count, divide(block, pixels).0.max(1)),
             pixels,
-            pixel_blocks: pixels.div_ceil(block),
+            pixel_blocks: divide_up(pixels, block),
         };
-        let multiply_adds = k.saturating_mul(f * groups).saturating_mul(pixels * count);
-        schedule.threads = threads.min(multiply_adds / work.max(1)).max(1);
+        if threads > 1 {
+            let multiply_adds = k.saturating_mul(f * groups).saturating_mul(pixels * count);
+            schedule.threads = threads.min(multiply_adds / work.max(1)).max(1);
+        }
         if schedule.threads > 1 {
             schedule.spread(f * groups);
         }
@@ -173,8 +192,8 @@ impl Schedule {
     }
 
     pub fn block(&self, task: usize) -> Block {
-        let (rest, chunk_block) = (task / self.chunk_blocks, task % self.chunk_blocks);
-        let (line_block, pixel_block) = (rest / self.pixel_blocks, rest % self.pixel_blocks);
+        let (rest, chunk_block) = divide(task, self.chunk_blocks);
+        let (line_block, pixel_block) = divide(rest, self.pixel_blocks);
         Block {
             chunks: part(self.all_chunks, self.chunk_blocks, chunk_block),
             lines: part(self.lines, self.line_blocks, line_block),
@@ -183,7 +202,7 @@ impl Schedule {
     }
 
     pub fn chunk(&self, chunk: usize) -> Chunk {
-        let (group, i) = (chunk / self.cut.all(), chunk % self.cut.all());
+        let (group, i) = divide(chunk, self.cut.all());
         let tiles = self.cut.panels * PANEL;
         if i == self.cut.chunks {
             return Chunk { group, channels: tiles..self.out_channels, kernel: Kernel::Narrow };
@@ -201,8 +220,8 @@ impl Schedule {
 
 /// `pixels` is 1 or more.
 fn split(max_rows: usize, pixels: usize) -> [(usize, usize); 2] {
-    let tiles = pixels.div_ceil(max_rows);
-    let (rows, larger) = (pixels / tiles, pixels % tiles);
+    let tiles = divide_up(pixels, max_rows);
+    let (rows, larger) = divide(pixels, tiles);
     if larger == 0 { [(rows, tiles), (0, 0)] } else { [(rows + 1, larger), (rows, tiles - larger)] }
 }
 
@@ -213,31 +232,31 @@ impl Cut {
     }
 }
 
-/// The cheapest cut, in cycles.
+/// The cheapest cut.
 fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Cut {
-    let tile_cost = |panels: usize| {
-        let nv = f.min(panels * PANEL).div_ceil(L::LANES);
-        let cost = |(mr, tiles): (usize, usize)| tiles as f32 * tile_cycles(tuning, k, mr, nv);
+    let chunk_cost = |panels: usize| {
+        let nv = divide_up(f.min(panels * PANEL), L::LANES);
+        let cost = |(mr, tiles): (usize, usize)| tiles.saturating_mul(tile_cost(tuning, k, mr, nv));
         let [a, b] = split(L::max_rows(nv).min(most_rows), pixels);
-        cost(a) + cost(b)
+        cost(a).saturating_add(cost(b))
     };
     // The widest chunk of panels that has a kernel: four vectors, or one panel.
     let widest = const { if L::LANES < PANEL / 4 { 1 } else { 4 * L::LANES / PANEL } };
     // Tiles for `panels` panels, the narrow kernel for the other channels.
     let cheapest = |panels: usize| {
         let narrow = f.saturating_sub(panels * PANEL);
-        let narrow_cost = if narrow > 0 { narrow_cycles::<L>(tuning, k, narrow, pixels) } else { 0.0 };
+        let narrow_cost = if narrow > 0 { narrow_cost::<L>(tuning, k, narrow, pixels) } else { 0 };
         let cuts = (1..=widest.min(panels)).rev().map(|width| {
-            let chunks = panels.div_ceil(width);
-            let (width, wider) = (panels / chunks, panels % chunks);
-            let mut cost = (chunks - wider) as f32 * tile_cost(width);
+            let chunks = divide_up(panels, width);
+            let (width, wider) = divide(panels, chunks);
+            let mut cost = (chunks - wider).saturating_mul(chunk_cost(width));
             if wider > 0 {
-                cost += wider as f32 * tile_cost(width + 1);
+                cost = cost.saturating_add(wider.saturating_mul(chunk_cost(width + 1)));
             }
             (cost, chunks)
         });
-        let (cost, chunks) = cuts.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0));
-        (cost + narrow_cost, Cut { panels, chunks, narrow: narrow > 0 })
+        let (cost, chunks) = cuts.min().unwrap_or((0, 0));
+        (cost.saturating_add(narrow_cost), Cut { panels, chunks, narrow: narrow > 0 })
     };
     // Tiles alone, or tiles for full panels only.
     let all = cheapest(f.div_ceil(PANEL));
@@ -250,22 +269,21 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
     all.1
 }
 
-/// Cycles of a tile: its k's are bound by multiply-adds, by loads, or by the chains' latency.
-fn tile_cycles(tuning: &Tuning, k: usize, mr: usize, nv: usize) -> f32 {
-    let (vectors, loads) = ((mr * nv) as f32, (mr + nv) as f32);
-    let cycles = (vectors / tuning.fma).max(loads / tuning.loads).max(tuning.latency);
-    k as f32 * cycles + tuning.tile + mr as f32 * tuning.pixel + vectors * tuning.vector
+/// A tile's cost: its k's are bound by multiply-adds, by loads, or by the chains' latency.
+fn tile_cost(tuning: &Tuning, k: usize, mr: usize, nv: usize) -> usize {
+    let step = (mr * nv * tuning.fma).max((mr + nv) * tuning.load).max(tuning.latency);
+    k.saturating_mul(step).saturating_add(tuning.tile + mr * (tuning.pixel + nv * tuning.vector))
 }
 
-/// Cycles that the narrow kernel takes for `f` output channels.
-fn narrow_cycles<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> f32 {
+/// The narrow kernel's cost for `f` output channels.
+fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> usize {
     // Of two groups of LANES pixels: columns cost a load and a shuffle for every four values, weights a load.
     let columns = 2 * L::LANES.div_ceil(4);
     let weights = if narrow::takes_two_groups::<L>(f) { f } else { 2 * f };
-    let cycles = ((2 * f) as f32 / tuning.fma).max((columns + weights) as f32 / tuning.loads).max(tuning.latency);
-    let groups = pixels.div_ceil(L::LANES);
-    let stores = f.div_ceil(L::LANES) * 2 * L::LANES;
-    groups as f32 * (k as f32 * cycles / 2.0 + tuning.tile + L::LANES as f32 * tuning.pixel + stores as f32)
+    let step = (2 * f * tuning.fma).max((columns + weights) * tuning.load).max(tuning.latency);
+    let stores = f.div_ceil(L::LANES) * 2 * L::LANES * tuning.vector;
+    let group = k.saturating_mul(step).saturating_add(1) / 2 + tuning.tile + L::LANES * tuning.pixel + stores;
+    pixels.div_ceil(L::LANES).saturating_mul(group)
 }
 
 /// How a run is computed, for people and programs: what was decided, and what it amounts to.

@@ -342,7 +342,7 @@ impl Lines {
     /// Where line `i` starts in input, output and residual.
     pub fn start(&self, i: usize) -> [usize; 3] {
         let [outer, inner] = self.outer;
-        let (o, i) = (i / inner.size, i % inner.size);
+        let (o, i) = if inner.size == 1 { (i, 0) } else { (i / inner.size, i % inner.size) };
         [o * outer.x + i * inner.x, o * outer.y + i * inner.y, o * outer.residual + i * inner.residual]
     }
 }

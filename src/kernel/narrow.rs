@@ -8,8 +8,9 @@
 //!         acc[f] = fma(column, w[k][f], acc[f])
 //! ```
 //!
-//! A panel is 16 channels wide, so a tile of [`super::tile`] would waste fifteen lanes of sixteen where F = 1. Here every lane works, at the price of the columns: four of them come from one
-//! transposition of LANES pixels x 4 values. The panels are the same; a weight is one value of a row.
+//! A panel is 16 channels wide, so a tile of [`super::tile`] would waste fifteen lanes of sixteen where F = 1. Here every
+//! lane works, at the price of the columns: four of them come from one transposition of LANES pixels x 4 values. The panels
+//! are the same; a weight is one value of a row.
 
 use super::{Lanes, NarrowKernel, PANEL, Row, Strip, for_each, strip::Pixel, unrolled};
 use crate::epilogue;

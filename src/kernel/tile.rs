@@ -13,6 +13,10 @@
 //! 1. k runs in steps of four. NEON multiplies by a lane of a register, so it wants four values of a pixel in one
 //!    load; on x86 the four share one address computation.
 //! 2. All sizes inside the k loop are constants or the lengths of fixed-size chunks, so no bounds check is left there.
+//! 3. Each accumulator is pinned after its multiply-add (no instruction, a wall for the compiler's scheduler). Without that
+//!    loads of later steps start early, and the tile no longer fits in the registers.
+//! 4. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
+//!    of the multiply-add.
 
 use super::{
     Lanes, PANEL, Strip, TileKernel, for_each,
@@ -137,9 +141,6 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
 }
 
 /// One k: value `J` of each pixel's quad times one row of each panel.
-///
-/// The fences (no instruction, a wall for the compiler's scheduler) keep a load next to its use. Without them it starts
-/// loads of later steps early and then runs out of registers.
 #[inline(always)]
 fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
