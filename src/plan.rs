@@ -163,11 +163,16 @@ impl Schedule {
         self.cut_channels();
     }
 
-    /// How many times the tasks should be.
+    /// How many times the tasks should be. An odd one out does not matter among many.
     fn times(&self) -> usize {
-        let tasks = self.tasks();
-        let even = tasks / 2 >= self.threads && tasks.is_multiple_of(self.threads);
-        if even { 1 } else { self.threads.saturating_mul(TASKS_PER_THREAD).div_ceil(tasks) }
+        let (tasks, wanted) = (self.tasks(), self.threads.saturating_mul(TASKS_PER_THREAD));
+        let even = tasks.is_multiple_of(self.threads);
+        match tasks / self.threads {
+            2.. if even => 1,
+            0..TASKS_PER_THREAD => wanted.div_ceil(tasks),
+            per_thread if even || per_thread >= 4 * TASKS_PER_THREAD => 1,
+            _ => 2,
+        }
     }
 
     fn cut_channels(&mut self) {
