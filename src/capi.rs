@@ -3,6 +3,46 @@
 //! Nothing unwinds into C. Null and misaligned pointers, strides that make pixels overlap, tensors that share memory and
 //! numbers that are no value of an enum give a status and a message; memory that a pointer does not own cannot be told, so
 //! each function says what it takes on trust.
+//!
+//! # Example
+//! ```
+//! use pointwise::capi::*;
+//! use std::ptr::{null, null_mut};
+//!
+//! let desc = pw_conv_desc {
+//!     struct_size: size_of::<pw_conv_desc>(),
+//!     in_channels: 2,
+//!     out_channels: 1,
+//!     groups: 1,
+//!     stride_h: 1,
+//!     stride_w: 1,
+//!     activation: 1, // relu
+//!     param_a: 0.0,
+//!     param_b: 0.0,
+//!     isa: 0, // the best
+//! };
+//! let view = |data: &mut [f32], c| pw_nhwc_f32 {
+//!     data: data.as_mut_ptr(),
+//!     n: 1,
+//!     h: 1,
+//!     w: 2,
+//!     c,
+//!     batch_stride: 0,
+//!     row_stride: 0,
+//!     pixel_stride: 0,
+//! };
+//! let (mut x, mut y) = ([1.0, 2.0, -3.0, 0.5], [0.0; 2]);
+//! let (mut conv, mut pool) = (null_mut(), null_mut());
+//! // SAFETY: every pointer points to what its type says, and to as many values as the shapes span.
+//! unsafe {
+//!     assert_eq!(pw_conv_f32_create(&desc, [1.0, 10.0].as_ptr(), null(), &mut conv), PW_OK);
+//!     assert_eq!(pw_pool_create(2, &mut pool), PW_OK);
+//!     assert_eq!(pw_conv_f32_run(conv, &view(&mut x, 2), null(), &view(&mut y, 1), pool), PW_OK);
+//!     pw_pool_destroy(pool);
+//!     pw_conv_destroy(conv);
+//! }
+//! assert_eq!(y, [21.0, 2.0]);
+//! ```
 
 use crate::{Activation, Error, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, view};
 use core::{

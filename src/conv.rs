@@ -69,26 +69,77 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     /// One value added to each output channel before anything else; `out_channels` of them. Default: zeros.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 2).bias(&[0.5, -0.5]).build(&[1.0, 2.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [3.5, 5.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn bias(self, bias: &'a [f32]) -> Self {
         Self { bias: Some(bias), ..self }
     }
 
     /// What is applied to each output value. Default: [`Activation::Identity`].
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// let relu6 = Activation::Clamp { min: 0.0, max: 6.0 };
+    /// let conv = PointwiseConv::builder(1, 2).activation(relu6).build(&[-1.0, 4.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [0.0, 6.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn activation(self, activation: Activation) -> Self {
         Self { activation, ..self }
     }
 
     /// Reads every `vertical`-th row and every `horizontal`-th pixel of it, from the first on. Default: 1, 1.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).stride(1, 2).build(&[1.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[1.0, 2.0, 3.0], [1, 1, 3, 1])?, NhwcMut::new(&mut y, [1, 1, 2, 1])?)?;
+    /// assert_eq!(y, [1.0, 3.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn stride(self, vertical: usize, horizontal: usize) -> Self {
         Self { stride: (vertical, horizontal), ..self }
     }
 
     /// Cuts the channels into `groups` equal parts; each part of the output sees only its part of the input. Default: 1.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// // Two input channels, each scaled to an output channel of its own.
+    /// let conv = PointwiseConv::builder(2, 2).groups(2).build(&[10.0, 100.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[1.0, 2.0], [1, 1, 1, 2])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [10.0, 200.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn groups(self, groups: usize) -> Self {
         Self { groups, ..self }
     }
 
     /// The ISA to run on. Default: [`Isa::detect`]. `POINTWISE_MAX_ISA` does not limit it.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// for isa in Isa::available() {
+    ///     assert!(PointwiseConv::builder(1, 1).isa(*isa).build(&[1.0]).is_ok());
+    /// }
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn isa(self, isa: Isa) -> Self {
         Self { isa: Some(isa), ..self }
     }
@@ -101,6 +152,15 @@ impl<'a> Builder<'a> {
     /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Length`] for weights or bias,
     /// [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name, [`Error::TooLarge`] where
     /// the packed weights cannot be allocated.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// assert!(PointwiseConv::builder(3, 2).build(&[0.0; 6]).is_ok());
+    /// let error = PointwiseConv::builder(3, 2).build(&[0.0; 5]).unwrap_err();
+    /// assert_eq!(error.to_string(), "weights: expected 6 values, got 5");
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn build(self, weights: &[f32]) -> Result<PointwiseConv, Error> {
         let (in_channels, out_channels) = check_channels(self.in_channels, self.out_channels, self.groups)?;
         check_stride(self.stride)?;
@@ -123,6 +183,14 @@ impl<'a> Builder<'a> {
 
 impl PointwiseConv {
     /// Starts a convolution from `in_channels` (K) to `out_channels` (F) channels, each 0 or more.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(3, 2).build(&[0.0; 6])?;
+    /// assert_eq!((conv.in_channels(), conv.out_channels()), (3, 2));
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn builder<'a>(in_channels: usize, out_channels: usize) -> Builder<'a> {
         Builder {
             in_channels,
@@ -226,7 +294,14 @@ impl PointwiseConv {
     /// As [`run`](Self::run), and [`Error::Executor`] where the executor returned too early.
     ///
     /// # Example
-    /// See [`Executor`].
+    /// ```
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv, Pool};
+    /// let (conv, pool) = (PointwiseConv::builder(1, 1).build(&[2.0])?, Pool::new(2)?);
+    /// let (mut y, shape) = ([0.0; 3], [1, 1, 3, 1]);
+    /// conv.run_with(&pool, Nhwc::new(&[1.0, 2.0, 3.0], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.0, 4.0, 6.0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
         self.run_any(executor, x, None, y)
     }

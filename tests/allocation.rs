@@ -1,0 +1,55 @@
+//! A run allocates nothing, alone or on a pool.
+
+use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv, Pool};
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: all is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The only test of this file: another one's allocations would be counted too.
+#[test]
+fn a_run_allocates_nothing() {
+    let pool = Pool::new(2).expect("a pool");
+    let (pixels, k) = (200, 96);
+    for f in [1, 24, 200] {
+        let weights = vec![0.5; k * f];
+        let conv = PointwiseConv::builder(k, f).activation(Activation::Tanh).build(&weights).expect("it builds");
+        let (x, mut y) = (vec![1.0; pixels * k], vec![0.0; pixels * f]);
+        let mut run = |pooled: bool| {
+            let x = Nhwc::new(&x, [1, 1, pixels, k]).expect("a view");
+            let y = NhwcMut::new(&mut y, [1, 1, pixels, f]).expect("a view");
+            if pooled { conv.run_with(&pool, x, y) } else { conv.run(x, y) }.expect("it runs");
+        };
+        // The pool's threads are started, and names of threads are set, by the first run at the latest.
+        run(true);
+        // What the test harness allocates meanwhile, it allocates once; a run would each time.
+        let quiet = (0..5).any(|_| {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            [false, true, true].into_iter().for_each(&mut run);
+            ALLOCATIONS.load(Ordering::Relaxed) == before
+        });
+        assert!(quiet, "F {f}: a run allocates");
+    }
+}
