@@ -37,7 +37,8 @@ fn main() {
     for Isa { target, lanes, name, max_rows, narrow: channels } in ISAS {
         if !max_rows.is_empty() {
             writeln!(tiles, "/// By NV - 1, then MR - 1.\n#[cfg({target})]").unwrap();
-            writeln!(tiles, "pub(super) static {name}: [&[TileKernel<{lanes}>]; {}] = [", max_rows.len()).unwrap();
+            writeln!(tiles, "pub(super) static {name}: [&[super::TileKernel<{lanes}>]; {}] = [", max_rows.len())
+                .unwrap();
             for (i, max) in max_rows.iter().enumerate() {
                 let row: Vec<String> = (1..=*max).map(|mr| format!("kernel::<{lanes}, {mr}, {}>", i + 1)).collect();
                 writeln!(tiles, "    &[{}],", row.join(", ")).unwrap();
@@ -46,8 +47,12 @@ fn main() {
         }
         let row: Vec<String> = (1..=channels).map(|f| format!("kernel::<{lanes}, {f}>")).collect();
         writeln!(narrow, "/// By F - 1.\n#[cfg({target})]").unwrap();
-        writeln!(narrow, "pub(super) static {name}: [NarrowKernel<{lanes}>; {channels}] = [{}];", row.join(", "))
-            .unwrap();
+        writeln!(
+            narrow,
+            "pub(super) static {name}: [super::NarrowKernel<{lanes}>; {channels}] = [{}];",
+            row.join(", ")
+        )
+        .unwrap();
     }
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     for (file, text) in [("tiles.rs", tiles), ("narrow.rs", narrow)] {

@@ -56,7 +56,7 @@
 //!   `alloc` only.
 //! * `rayon`: [`Executor`] for rayon's pools.
 //! * `capi`: the C interface, in [`capi`](https://docs.rs/pointwise/latest/pointwise/capi).
-#![cfg_attr(not(feature = "std"), no_std)]
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 
 extern crate alloc;
 

@@ -300,7 +300,9 @@ pub(crate) struct Lines {
 impl Lines {
     /// `y` is not empty. `stride` is the convolution's, vertical and horizontal.
     pub fn new(stride: (usize, usize), x: &Nhwc<'_>, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Self {
-        Self::from_strides(stride, y.shape, x.strides, y.strides, residual.map_or([0; 3], |residual| residual.strides))
+        // Pixels without channels lie nowhere: their strides are not checked, and not to be followed.
+        let x = if x.shape[3] == 0 { [0; 3] } else { x.strides };
+        Self::from_strides(stride, y.shape, x, y.strides, residual.map_or([0; 3], |residual| residual.strides))
     }
 
     /// The lines of dense tensors.

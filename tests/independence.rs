@@ -94,6 +94,22 @@ fn strides_and_place_do_not_change_the_bits() {
     }
 }
 
+/// Pixels of no channels lie nowhere: whatever their strides say, each output is the bias.
+#[test]
+fn no_input_channels_leave_the_bias() {
+    for isa in common::isas() {
+        for (strides, stride) in [([5, 5, 5], 1), ([usize::MAX, usize::MAX, usize::MAX], 2), ([0, 0, 0], 3)] {
+            let builder = pointwise::PointwiseConv::builder(0, 2).bias(&[1.0, -2.0]).stride(stride, stride);
+            let conv = builder.isa(*isa).build(&[]).unwrap();
+            let x = Nhwc::with_strides(&[], [1, 3, 3, 0], strides).unwrap();
+            let output = conv.output_shape(x.shape()).unwrap();
+            let mut y = vec![f32::NAN; output.iter().product()];
+            conv.run(x, NhwcMut::new(&mut y, output).unwrap()).unwrap();
+            assert!(y.chunks_exact(2).all(|pixel| pixel == [1.0, -2.0]), "{isa}: {y:?}");
+        }
+    }
+}
+
 #[test]
 fn a_shared_convolution_gives_each_thread_the_same_bits() {
     let case = Case { input: [1, 5, 5, 33], out_channels: 40, residual: false, ..CASE };

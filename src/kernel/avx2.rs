@@ -20,6 +20,7 @@ type Halves = [[f32; LANES]; PANEL / LANES];
 impl Lanes for V3 {
     const LANES: usize = LANES;
     const REGISTERS: usize = 16;
+    const HOLDS_QUADS: bool = false;
     type Vector = __m256;
     type Quad = [f32; 4];
 

@@ -26,6 +26,7 @@ fn first(len: usize) -> __mmask16 {
 impl Lanes for V4 {
     const LANES: usize = 16;
     const REGISTERS: usize = 32;
+    const HOLDS_QUADS: bool = false;
     type Vector = __m512;
     type Quad = [f32; 4];
 

@@ -64,6 +64,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     type Vector: Copy;
     /// Four consecutive values of one pixel, in the form in which `mul_add_quad` takes them fastest.
     type Quad: Copy;
+    /// Whether a quad is a vector register, loaded once for its four uses, rather than four memory operands.
+    const HOLDS_QUADS: bool;
 
     /// Runs `f` compiled for the ISA.
     fn vectorize<F: pulp::NullaryFnOnce>(self, f: F) -> F::Output;

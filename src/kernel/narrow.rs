@@ -12,7 +12,7 @@
 //! lane works, at the price of the columns: four of them come from one transposition of LANES pixels x 4 values. The panels
 //! are the same; a weight is one value of a row.
 
-use super::{Lanes, NarrowKernel, PANEL, Row, Strip, for_each, strip::Pixel, unrolled};
+use super::{Lanes, PANEL, Row, Strip, for_each, strip::Pixel, unrolled};
 use crate::epilogue;
 
 include!(concat!(env!("OUT_DIR"), "/narrow.rs"));

@@ -16,6 +16,7 @@ type Quarters = [[f32; LANES]; PANEL / LANES];
 impl Lanes for Neon {
     const LANES: usize = LANES;
     const REGISTERS: usize = 32;
+    const HOLDS_QUADS: bool = true;
     type Vector = float32x4_t;
     type Quad = float32x4_t;
 

@@ -12,6 +12,7 @@ pub(crate) struct Scalar;
 impl Lanes for Scalar {
     const LANES: usize = 1;
     const REGISTERS: usize = 32;
+    const HOLDS_QUADS: bool = false;
     type Vector = f32;
     type Quad = [f32; 4];
 

@@ -19,7 +19,7 @@
 //!    of the multiply-add.
 
 use super::{
-    Lanes, PANEL, Strip, TileKernel, for_each,
+    Lanes, PANEL, Strip, for_each,
     strip::{Panel, Pixel},
     unrolled,
 };
@@ -76,10 +76,19 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         |m, v| acc[m][v] = simd.load(panels[v].bias, v % per_panel),
     );
     for four in 0..k / 4 {
-        step::<L, 0, MR, NV>(simd, &mut acc, &x, &panels, four);
-        step::<L, 1, MR, NV>(simd, &mut acc, &x, &panels, four);
-        step::<L, 2, MR, NV>(simd, &mut acc, &x, &panels, four);
-        step::<L, 3, MR, NV>(simd, &mut acc, &x, &panels, four);
+        // Registers that stay for four steps, or memory operands of each.
+        let mut quads = [simd.quad(&[0.0; 4]); MR];
+        if L::HOLDS_QUADS {
+            unrolled::<MR>(
+                #[inline(always)]
+                |m| quads[m] = simd.quad(&x[m].fours[four]),
+            );
+        }
+        let quad = |m: usize| if L::HOLDS_QUADS { quads[m] } else { simd.quad(&x[m].fours[four]) };
+        step::<L, 0, MR, NV>(simd, &mut acc, quad, &panels, four);
+        step::<L, 1, MR, NV>(simd, &mut acc, quad, &panels, four);
+        step::<L, 2, MR, NV>(simd, &mut acc, quad, &panels, four);
+        step::<L, 3, MR, NV>(simd, &mut acc, quad, &panels, four);
     }
     for rest in 0..k % 4 {
         for_each::<MR, NV>(
@@ -145,7 +154,7 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
 fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    x: &[Pixel<'_>; MR],
+    quad: impl Fn(usize) -> L::Quad,
     panels: &[Panel<'_>; NV],
     four: usize,
 ) {
@@ -161,7 +170,7 @@ fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
             if const { MR * NV + NV + 1 > L::REGISTERS } {
                 weights[NV - 1] = load(NV - 1);
             }
-            let quad = simd.quad(&x[m].fours[four]);
+            let quad = quad(m);
             unrolled::<NV>(
                 #[inline(always)]
                 |v| acc[m][v] = simd.pin(simd.mul_add_quad::<J>(quad, weights[v], acc[m][v])),
