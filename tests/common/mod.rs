@@ -74,12 +74,16 @@ pub struct Padding {
 }
 
 impl Padding {
-    /// Strides, and the length of the buffer.
+    /// Strides, and the length of a buffer that ends with the view's last value.
     pub fn layout(&self, [n, h, w, c]: Shape) -> (Strides, usize) {
         let pixel = c + self.pixel;
         let row = w * pixel + self.row;
         let batch = h * row + self.batch;
-        ([batch, row, pixel], self.front + n * batch + 5)
+        let strides = [batch, row, pixel];
+        if [n, h, w, c].contains(&0) {
+            return (strides, self.front);
+        }
+        (strides, self.front + (n - 1) * batch + (h - 1) * row + (w - 1) * pixel + c)
     }
 }
 
@@ -189,7 +193,8 @@ impl Case {
             Nhwc::with_strides(&data[padding.front..], shape, padding.layout(shape).0).expect("a view of the input")
         };
         let (strides, len) = y.layout(self.output());
-        let mut buffer = vec![CANARY; len];
+        // Canaries behind the last pixel, too.
+        let mut buffer = vec![CANARY; len + 5];
         let out = NhwcMut::with_strides(&mut buffer[y.front..], self.output(), strides).expect("a view of the output");
         let residual = self.residual.then(|| view(&tensors.residual, residual, self.output()));
         run(view(&tensors.x, x, self.input), residual, out).expect("the case runs");
