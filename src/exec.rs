@@ -90,6 +90,18 @@ pub(crate) fn run_each_once(
     }
 }
 
+/// What each thread of a pool does in a run: calls the next task that nobody has called, until there is none.
+#[cfg(feature = "std")]
+pub(crate) fn work_off(next: &AtomicUsize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    loop {
+        let i = next.fetch_add(1, Ordering::Relaxed);
+        if i >= tasks {
+            return;
+        }
+        task(i);
+    }
+}
+
 #[cfg(feature = "rayon")]
 mod pools {
     use super::*;
@@ -134,19 +146,10 @@ mod pools {
         tasks: usize,
         task: &'a (dyn Fn(usize) + Sync),
     ) {
-        let work = move || {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    return;
-                }
-                task(i);
-            }
-        };
         for _ in 1..threads.min(tasks) {
-            scope.spawn(move |_| work());
+            scope.spawn(move |_| work_off(next, tasks, task));
         }
-        work();
+        work_off(next, tasks, task);
     }
 }
 #[cfg(feature = "rayon")]

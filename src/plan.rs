@@ -181,7 +181,7 @@ impl Schedule {
         self.chunk_blocks = if blocks > 1 && self.all_chunks / 2 <= blocks { self.all_chunks } else { blocks };
     }
 
-    /// First whole lines, then lines, each into parts of two tiles or more.
+    /// First between lines, then each line into parts of two tiles or more.
     fn cut_pixels(&mut self) {
         let blocks = self.line_blocks.saturating_mul(self.times());
         self.line_blocks = blocks.min(self.lines).max(self.line_blocks);

@@ -11,7 +11,7 @@
 //! Many layers of a network take 20 microseconds, and so does waking a thread that sleeps (on a virtual machine it takes
 //! five times as long). Threads that spin between two layers are there in a tenth of one.
 
-use crate::Executor;
+use crate::{Executor, exec::work_off};
 use core::{
     hint,
     sync::atomic::{AtomicUsize, Ordering},
@@ -232,15 +232,7 @@ impl Executor for Pool {
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         let next = AtomicUsize::new(0);
-        self.share(&|| {
-            loop {
-                let i = next.fetch_add(1, Ordering::Relaxed);
-                if i >= tasks {
-                    return;
-                }
-                task(i);
-            }
-        });
+        self.share(&|| work_off(&next, tasks, task));
     }
 }
 

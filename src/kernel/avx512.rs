@@ -3,9 +3,9 @@
 //! MR and NV: 32 registers hold the accumulators, one row of each panel and one broadcast value, so
 //! `MR * NV + NV + 1 <= 32`. The k step of a tile takes `MR * NV` multiply-adds and `MR + NV` loads, and the cores that
 //! matter start two of each a cycle (Zen 5, Xeon) or one 512-bit multiply-add and one load (Zen 4): the closer to square,
-//! the more the loads hide. 7 x 4 leaves no register for
-//! the broadcast value, and loads the last weights again instead. At NV = 1 each multiply-add brings its own broadcast from
-//! memory, so loads are the limit, 14 of 15 for 14 rows; more rows need more addresses than there are registers, and are slower.
+//! the more the loads hide. 7 x 4 leaves no register for the broadcast value, and loads the last weights again instead.
+//! At NV = 1 each multiply-add brings its own broadcast from memory, so loads are the limit, 14 of 15 for 14 rows; more
+//! rows need more addresses than there are registers, and are slower.
 
 use super::{Lanes, NarrowKernel, Row, TileKernel, narrow, tile};
 use bytemuck::must_cast;

@@ -86,7 +86,7 @@ fn same(a: f32, b: f32) -> bool {
     a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
 }
 
-/// A vector of copies of `value`, with neighbours that differ, at lane `l`.
+/// A row whose value at lane `l` is `values(l)`.
 fn row(values: impl Fn(usize) -> f32) -> Row {
     Row(core::array::from_fn(values))
 }
