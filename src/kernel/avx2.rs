@@ -20,7 +20,6 @@ type Halves = [[f32; LANES]; PANEL / LANES];
 impl Lanes for V3 {
     const LANES: usize = LANES;
     const REGISTERS: usize = 16;
-    const HOLDS_QUADS: bool = false;
     type Vector = __m256;
     type Quad = [f32; 4];
 
@@ -158,6 +157,11 @@ impl Lanes for V3 {
 
     fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
         tile::AVX2[nv - 1][mr - 1]
+    }
+
+    #[inline(always)]
+    fn held_quads(_mr: usize, _nv: usize) -> usize {
+        0
     }
 
     fn max_rows(nv: usize) -> usize {

@@ -62,10 +62,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Vector registers.
     const REGISTERS: usize;
     type Vector: Copy;
-    /// Four consecutive values of one pixel, in the form in which `mul_add_quad` takes them fastest.
+    /// Four consecutive values of one pixel, loaded at once.
     type Quad: Copy;
-    /// Whether a quad is a vector register, loaded once for its four uses, rather than four memory operands.
-    const HOLDS_QUADS: bool;
 
     /// Runs `f` compiled for the ISA.
     fn vectorize<F: pulp::NullaryFnOnce>(self, f: F) -> F::Output;
@@ -110,6 +108,9 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
 
     /// The `NV`-vector kernel for `mr` pixels a tile, `1 <= mr <= max_rows(nv)`.
     fn tile(nv: usize, mr: usize) -> TileKernel<Self>;
+    /// Of how many of its pixels a tile of `mr` pixels by `nv` vectors holds quads in registers. The other pixels' values
+    /// are broadcast from memory, one load each.
+    fn held_quads(mr: usize, nv: usize) -> usize;
     /// The most pixels of a tile that is `nv` vectors wide.
     fn max_rows(nv: usize) -> usize;
     /// The narrow kernels, for 1, 2, 3 and so on output channels.

@@ -16,7 +16,6 @@ type Quarters = [[f32; LANES]; PANEL / LANES];
 impl Lanes for Neon {
     const LANES: usize = LANES;
     const REGISTERS: usize = 32;
-    const HOLDS_QUADS: bool = true;
     type Vector = float32x4_t;
     type Quad = float32x4_t;
 
@@ -147,6 +146,11 @@ impl Lanes for Neon {
 
     fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
         tile::NEON[nv - 1][mr - 1]
+    }
+
+    #[inline(always)]
+    fn held_quads(mr: usize, _nv: usize) -> usize {
+        mr
     }
 
     fn max_rows(nv: usize) -> usize {

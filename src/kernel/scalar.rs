@@ -12,7 +12,6 @@ pub(crate) struct Scalar;
 impl Lanes for Scalar {
     const LANES: usize = 1;
     const REGISTERS: usize = 32;
-    const HOLDS_QUADS: bool = false;
     type Vector = f32;
     type Quad = [f32; 4];
 
@@ -125,6 +124,11 @@ impl Lanes for Scalar {
 
     fn tile(_nv: usize, _mr: usize) -> TileKernel<Self> {
         tile::kernel::<Self, 1, PANEL>
+    }
+
+    #[inline(always)]
+    fn held_quads(_mr: usize, _nv: usize) -> usize {
+        0
     }
 
     fn max_rows(_nv: usize) -> usize {

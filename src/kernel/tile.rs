@@ -11,7 +11,7 @@
 //! Departures from these loops, each for a reason:
 //!
 //! 1. k runs in steps of four. NEON multiplies by a lane of a register, so it wants four values of a pixel in one
-//!    load; on x86 the four share one address computation.
+//!    load, and AVX-512 does the like for some of the pixels; else the four share one address computation.
 //! 2. All sizes inside the k loop are constants or the lengths of fixed-size chunks, so no bounds check is left there.
 //! 3. Each accumulator is pinned after its multiply-add (no instruction, a wall for the compiler's scheduler). Without that
 //!    loads of later steps start early, and the tile no longer fits in the registers.
@@ -37,9 +37,11 @@ pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip:
 
         #[inline(always)]
         fn call(self) {
+            // A copy of its own: no store of an output can change it, so that it stays in registers.
+            let strip = *self.1;
             for t in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV>(self.0, self.1, t * MR) };
+                unsafe { tile::<L, MR, NV>(self.0, &strip, t * MR) };
             }
         }
     }
@@ -76,19 +78,19 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         |m, v| acc[m][v] = simd.load(panels[v].bias, v % per_panel),
     );
     for four in 0..k / 4 {
-        // Registers that stay for four steps, or memory operands of each.
         let mut quads = [simd.quad(&[0.0; 4]); MR];
-        if L::HOLDS_QUADS {
-            unrolled::<MR>(
-                #[inline(always)]
-                |m| quads[m] = simd.quad(&x[m].fours[four]),
-            );
-        }
-        let quad = |m: usize| if L::HOLDS_QUADS { quads[m] } else { simd.quad(&x[m].fours[four]) };
-        step::<L, 0, MR, NV>(simd, &mut acc, quad, &panels, four);
-        step::<L, 1, MR, NV>(simd, &mut acc, quad, &panels, four);
-        step::<L, 2, MR, NV>(simd, &mut acc, quad, &panels, four);
-        step::<L, 3, MR, NV>(simd, &mut acc, quad, &panels, four);
+        unrolled::<MR>(
+            #[inline(always)]
+            |m| {
+                if m < L::held_quads(MR, NV) {
+                    quads[m] = simd.quad(&x[m].fours[four]);
+                }
+            },
+        );
+        step::<L, 0, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
+        step::<L, 1, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
+        step::<L, 2, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
+        step::<L, 3, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
     }
     for rest in 0..k % 4 {
         for_each::<MR, NV>(
@@ -149,12 +151,13 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
     );
 }
 
-/// One k: value `J` of each pixel's quad times one row of each panel.
+/// One k, the `J`-th of a four: its value of each pixel times its row of each panel.
 #[inline(always)]
 fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    quad: impl Fn(usize) -> L::Quad,
+    x: &[Pixel<'_>; MR],
+    quads: &[L::Quad; MR],
     panels: &[Panel<'_>; NV],
     four: usize,
 ) {
@@ -170,10 +173,17 @@ fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
             if const { MR * NV + NV + 1 > L::REGISTERS } {
                 weights[NV - 1] = load(NV - 1);
             }
-            let quad = quad(m);
+            let value = x[m].fours[four][J as usize];
+            let product = |v: usize, acc| {
+                if m < L::held_quads(MR, NV) {
+                    simd.mul_add_quad::<J>(quads[m], weights[v], acc)
+                } else {
+                    simd.mul_add(simd.splat(value), weights[v], acc)
+                }
+            };
             unrolled::<NV>(
                 #[inline(always)]
-                |v| acc[m][v] = simd.pin(simd.mul_add_quad::<J>(quad, weights[v], acc[m][v])),
+                |v| acc[m][v] = simd.pin(product(v, acc[m][v])),
             );
         },
     );
