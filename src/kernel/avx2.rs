@@ -77,6 +77,12 @@ impl Lanes for V3 {
     }
 
     #[inline(always)]
+    fn prefetch(self, address: *const f32) {
+        // SAFETY: a hint, which accesses nothing and cannot fault; every CPU with AVX has SSE.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
     fn quad(self, values: &[f32; 4]) -> [f32; 4] {
         *values
     }

@@ -80,6 +80,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Pixel `l`'s four values are lane `l` of the four vectors, for `l < LANES`.
     fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [Self::Vector; 4];
 
+    /// Hints that the cache line of this address will be read. No access: any address will do.
+    #[inline(always)]
+    fn prefetch(self, _address: *const f32) {}
+
     fn quad(self, values: &[f32; 4]) -> Self::Quad;
     /// `quad[J] * b + c`, rounded once.
     fn mul_add_quad<const J: i32>(self, quad: Self::Quad, b: Self::Vector, c: Self::Vector) -> Self::Vector;
