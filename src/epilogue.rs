@@ -56,6 +56,11 @@ impl Activation {
 }
 
 #[inline(always)]
+pub(crate) fn identity<V>(x: V) -> V {
+    x
+}
+
+#[inline(always)]
 pub(crate) fn relu<L: Lanes>(simd: L, x: L::Vector) -> L::Vector {
     simd.greater(simd.splat(0.0), x)
 }

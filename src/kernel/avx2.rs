@@ -61,19 +61,24 @@ impl Lanes for V3 {
     }
 
     #[inline(always)]
-    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [__m256; 4] {
+    fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [__m256; 4]) {
         // Pixels 4 q to 4 q + 3 meet in 128-bit lane q, where four unpacks each way turn 4 x 4 values.
-        let rows = |j: usize| must_cast([*pixel(j), *pixel(4 + j)]);
-        let [a, b, c, d]: [__m256; 4] = [rows(0), rows(1), rows(2), rows(3)];
         let f = self.avx;
-        let pairs = |a, b| (must_cast(f._mm256_unpacklo_ps(a, b)), must_cast(f._mm256_unpackhi_ps(a, b)));
-        let ((ab01, ab23), (cd01, cd23)): ((__m256d, __m256d), (__m256d, __m256d)) = (pairs(a, b), pairs(c, d));
-        [
-            must_cast(f._mm256_unpacklo_pd(ab01, cd01)),
-            must_cast(f._mm256_unpackhi_pd(ab01, cd01)),
-            must_cast(f._mm256_unpacklo_pd(ab23, cd23)),
-            must_cast(f._mm256_unpackhi_pd(ab23, cd23)),
-        ]
+        let pairs = |a, b| -> (__m256, __m256) {
+            let (a, b) = (must_cast(a), must_cast(b));
+            (must_cast(f._mm256_unpacklo_pd(a, b)), must_cast(f._mm256_unpackhi_pd(a, b)))
+        };
+        let [a, b, c, d] = *columns;
+        match step {
+            j @ 0..4 => columns[j] = must_cast([*pixel(j), *pixel(4 + j)]),
+            4 => *columns = [f._mm256_unpacklo_ps(a, b), f._mm256_unpackhi_ps(a, b), c, d],
+            5 => *columns = [a, b, f._mm256_unpacklo_ps(c, d), f._mm256_unpackhi_ps(c, d)],
+            6 => (columns[0], columns[2]) = pairs(a, c),
+            _ => {
+                let (column2, column3) = pairs(b, d);
+                *columns = [a, c, column2, column3];
+            }
+        }
     }
 
     #[inline(always)]

@@ -8,8 +8,15 @@
 //! So three of the rows hold quads, whose values are broadcast by a shuffle instead: 100 % of the peak on Zen 5 in place of
 //! 93 %. Two would do but for the prefetches; with all rows, shuffles take the multiply-adds' pipes (95 %).
 //!
-//! What the loop cannot hide on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle, so no
-//! layer reaches more than K / (K + 2) of the peak. Two 256-bit stores cost a half to three quarters of that.
+//! What the loop cannot hide on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle, so with
+//! them no layer reaches more than K / (K + 2) of the peak. Measured, in cycles for 28 vectors after 448 multiply-adds (224
+//! cycles), row by row:
+//!
+//! | activation | 512-bit stores | pairs of 256-bit stores |
+//! |------------|----------------|-------------------------|
+//! | none       | 35             | 7                       |
+//! | relu       | 17             | 10                      |
+//! | clamp      | 7              | 21                      |
 
 use super::{Lanes, NarrowKernel, Row, TileKernel, narrow, tile};
 use bytemuck::must_cast;
@@ -65,33 +72,43 @@ impl Lanes for V4 {
     #[inline(always)]
     fn store_first(self, vector: __m512, to: &mut [f32]) {
         match <&mut [f32; 16]>::try_from(&mut *to) {
-            Ok(all) => {
-                // Two halves: a 512-bit store takes both multiply-add pipes of Zen 5 for a cycle, two of 256 bits less.
-                let (low, high) = all.split_at_mut(8);
-                low.copy_from_slice(&must_cast::<_, [f32; 8]>(self.avx512f._mm512_castps512_ps256(vector)));
-                // Pinned in between, or the compiler would make one store of both.
-                let vector = self.pin(vector);
-                high.copy_from_slice(&must_cast::<_, [f32; 8]>(self.avx512dq._mm512_extractf32x8_ps::<1>(vector)));
-            }
+            Ok(all) => *all = must_cast(vector),
             // SAFETY: lanes beyond `to` are masked off, and masked lanes are not accessed.
             Err(_) => unsafe { self.avx512f._mm512_mask_storeu_ps(to.as_mut_ptr(), first(to.len()), vector) },
         }
     }
 
     #[inline(always)]
-    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [__m512; 4] {
+    fn store_first_halved(self, vector: __m512, to: &mut [f32]) {
+        match to.as_chunks_mut::<8>() {
+            ([low, high], []) => {
+                *low = must_cast(self.avx512f._mm512_castps512_ps256(vector));
+                // Pinned in between, or the compiler would make one store of both.
+                *high = must_cast(self.avx512dq._mm512_extractf32x8_ps::<1>(self.pin(vector)));
+            }
+            _ => self.store_first(vector, to),
+        }
+    }
+
+    #[inline(always)]
+    fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [__m512; 4]) {
         // Pixels 4 q to 4 q + 3 meet in 128-bit lane q, where four unpacks each way turn 4 x 4 values.
-        let rows = |j: usize| must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]);
-        let [a, b, c, d]: [__m512; 4] = [rows(0), rows(1), rows(2), rows(3)];
         let f = self.avx512f;
-        let pairs = |a, b| (must_cast(f._mm512_unpacklo_ps(a, b)), must_cast(f._mm512_unpackhi_ps(a, b)));
-        let ((ab01, ab23), (cd01, cd23)): ((__m512d, __m512d), (__m512d, __m512d)) = (pairs(a, b), pairs(c, d));
-        [
-            must_cast(f._mm512_unpacklo_pd(ab01, cd01)),
-            must_cast(f._mm512_unpackhi_pd(ab01, cd01)),
-            must_cast(f._mm512_unpacklo_pd(ab23, cd23)),
-            must_cast(f._mm512_unpackhi_pd(ab23, cd23)),
-        ]
+        let pairs = |a, b| -> (__m512, __m512) {
+            let (a, b) = (must_cast(a), must_cast(b));
+            (must_cast(f._mm512_unpacklo_pd(a, b)), must_cast(f._mm512_unpackhi_pd(a, b)))
+        };
+        let [a, b, c, d] = *columns;
+        match step {
+            j @ 0..4 => columns[j] = must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]),
+            4 => *columns = [f._mm512_unpacklo_ps(a, b), f._mm512_unpackhi_ps(a, b), c, d],
+            5 => *columns = [a, b, f._mm512_unpacklo_ps(c, d), f._mm512_unpackhi_ps(c, d)],
+            6 => (columns[0], columns[2]) = pairs(a, c),
+            _ => {
+                let (column2, column3) = pairs(b, d);
+                *columns = [a, c, column2, column3];
+            }
+        }
     }
 
     #[inline(always)]

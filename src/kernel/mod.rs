@@ -23,6 +23,20 @@
 //!
 //! Nothing here knows views or plans: a [`Strip`] is pixels at a constant distance from each other, and panels.
 
+/// The same integer or pointer, of which the compiler forgets how it was computed: no instruction.
+macro_rules! opaque {
+    ($value:expr) => {{
+        #[allow(unused_mut, reason = "targets without stable assembly")]
+        let mut value = $value;
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64"))]
+        // SAFETY: no instruction.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) value, options(pure, readonly, nostack, preserves_flags));
+        }
+        value
+    }};
+}
+
 pub(crate) mod narrow;
 mod scalar;
 mod strip;
@@ -52,6 +66,9 @@ pub(crate) const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Row(pub [f32; PANEL]);
 
+/// Four that load, the last four that shuffle.
+pub(crate) const TRANSPOSE_STEPS: usize = 8;
+
 /// The operations that the kernels and the epilogue need of an ISA, on vectors of `LANES` f32.
 ///
 /// A value of the type is the proof that the CPU has the ISA. Every operation is IEEE 754's on each lane, rounded to
@@ -77,8 +94,24 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn load_first(self, from: &[f32]) -> Self::Vector;
     /// Writes the first `to.len()` lanes; `to` holds 1 to `LANES` values.
     fn store_first(self, vector: Self::Vector, to: &mut [f32]);
-    /// Pixel `l`'s four values are lane `l` of the four vectors, for `l < LANES`.
-    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [Self::Vector; 4];
+    /// The same in two stores where they are cheaper, which depends on what else is to do meanwhile.
+    #[inline(always)]
+    fn store_first_halved(self, vector: Self::Vector, to: &mut [f32]) {
+        self.store_first(vector, to);
+    }
+    /// One of the [`TRANSPOSE_STEPS`] that turn four values of each of `LANES` pixels into four vectors: in the end pixel `l`'s
+    /// values are lane `l` of the columns. In between they hold what the next steps need.
+    fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [Self::Vector; 4]);
+    /// All steps.
+    #[inline(always)]
+    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [Self::Vector; 4] {
+        let mut columns = [self.splat(0.0); 4];
+        unrolled::<TRANSPOSE_STEPS>(
+            #[inline(always)]
+            |step| self.transpose_step(step, &pixel, &mut columns),
+        );
+        columns
+    }
 
     /// Hints that the cache line of this address will be read. No access: any address will do.
     #[inline(always)]

@@ -56,19 +56,20 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [float32x4_t; 4] {
-        let [a, b, c, d]: [float32x4_t; 4] =
-            [must_cast(*pixel(0)), must_cast(*pixel(1)), must_cast(*pixel(2)), must_cast(*pixel(3))];
+    fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [float32x4_t; 4]) {
         let n = self.neon;
-        let pairs = |a, b| (must_cast(n.vtrn1q_f32(a, b)), must_cast(n.vtrn2q_f32(a, b)));
-        let ((ab02, ab13), (cd02, cd13)): ((float64x2_t, float64x2_t), (float64x2_t, float64x2_t)) =
-            (pairs(a, b), pairs(c, d));
-        [
-            must_cast(n.vtrn1q_f64(ab02, cd02)),
-            must_cast(n.vtrn1q_f64(ab13, cd13)),
-            must_cast(n.vtrn2q_f64(ab02, cd02)),
-            must_cast(n.vtrn2q_f64(ab13, cd13)),
-        ]
+        let pairs = |a, b| -> (float32x4_t, float32x4_t) {
+            let (a, b) = (must_cast(a), must_cast(b));
+            (must_cast(n.vtrn1q_f64(a, b)), must_cast(n.vtrn2q_f64(a, b)))
+        };
+        let [a, b, c, d] = *columns;
+        match step {
+            j @ 0..4 => columns[j] = must_cast(*pixel(j)),
+            4 => *columns = [n.vtrn1q_f32(a, b), n.vtrn2q_f32(a, b), c, d],
+            5 => *columns = [a, b, n.vtrn1q_f32(c, d), n.vtrn2q_f32(c, d)],
+            6 => (columns[0], columns[2]) = pairs(a, c),
+            _ => (columns[1], columns[3]) = pairs(b, d),
+        }
     }
 
     #[inline(always)]

@@ -46,8 +46,10 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [f32; 4] {
-        *pixel(0)
+    fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [f32; 4]) {
+        if step == 0 {
+            *columns = *pixel(0);
+        }
     }
 
     #[inline(always)]

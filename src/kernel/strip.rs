@@ -1,7 +1,7 @@
 //! A strip: what a kernel works on. Its bounds are checked when it is made, so that kernels need not check each pixel
 //! (checks cost a tile of K = 16 a third of its time).
 
-use super::{PANEL, Row};
+use super::{PANEL, Row, unrolled};
 use crate::{Activation, output::OutputPixels};
 
 /// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
@@ -40,11 +40,37 @@ pub(super) struct Panel<'a> {
     pub rest: &'a [Row],
 }
 
-/// A pixel as a k loop reads it: its values in fours, and those left over.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Pixel<'a> {
-    pub fours: &'a [[f32; 4]],
-    pub rest: &'a [f32],
+/// How to get from a pixel to those behind it.
+///
+/// Pointers to every pixel of a tile would not fit in the registers, and a compiler that is left to choose keeps some of them
+/// in memory. Pixel m is an odd multiple of the stride away, doubled up to three times: eight registers at most for sixteen
+/// pixels, and on x86 a single address.
+#[derive(Clone, Copy)]
+pub(super) struct Steps {
+    /// The stride times 1, 3, 5 and so on, in bytes.
+    odd: [usize; PANEL / 2],
+}
+
+impl Steps {
+    #[inline(always)]
+    fn new(stride: usize) -> Self {
+        let mut odd = [0; PANEL / 2];
+        unrolled::<{ PANEL / 2 }>(
+            #[inline(always)]
+            |i| odd[i] = opaque!(stride.wrapping_mul((2 * i + 1) * size_of::<f32>())),
+        );
+        Self { odd }
+    }
+
+    /// From a place in one pixel to the same in the `m`-th behind it, `m < PANEL`.
+    #[inline(always)]
+    pub fn from(&self, place: *const f32, m: usize) -> *const f32 {
+        if m == 0 {
+            return place;
+        }
+        let doublings = m.trailing_zeros();
+        place.wrapping_byte_add(self.odd[(m >> doublings) / 2] << doublings)
+    }
 }
 
 /// A line of pixels, the panels of some output channels, and what follows the sum.
@@ -133,14 +159,22 @@ impl<'a> Strip<'a> {
         Panel { bias: &rows[0], fours, rest }
     }
 
-    /// # Safety
-    /// `p < pixels`.
+    /// Where pixel `p` begins.
     #[inline(always)]
-    pub(super) unsafe fn pixel(&self, p: usize) -> Pixel<'a> {
-        debug_assert!(p < self.pixels);
-        // SAFETY: `new` has checked that `in_channels` values of all pixels are there.
-        let (fours, rest) = unsafe { self.x.get(p, self.in_channels) }.as_chunks();
-        Pixel { fours, rest }
+    pub(super) fn place(&self, p: usize) -> *const f32 {
+        self.x.data.as_ptr().wrapping_add(p * self.x.stride)
+    }
+
+    /// From a place in one pixel to the same in the `m`-th behind it.
+    #[inline(always)]
+    pub(super) fn step(&self, place: *const f32, m: usize) -> *const f32 {
+        place.wrapping_add(m * self.x.stride)
+    }
+
+    /// The same, for the pixels of a tile.
+    #[inline(always)]
+    pub(super) fn steps(&self) -> Steps {
+        Steps::new(self.x.stride)
     }
 
     /// Where the tile of `rows` pixels begins that follows the one from `p` on; the latter's own place where none follows, or
@@ -148,7 +182,7 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) fn ahead(&self, p: usize, rows: usize) -> *const f32 {
         let follows = p + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
-        self.x.data.as_ptr().wrapping_add((if follows { p + rows } else { p }) * self.x.stride)
+        self.place(if follows { p + rows } else { p })
     }
 
     /// The first `channels` values of the residual of a pixel.

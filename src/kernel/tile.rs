@@ -20,12 +20,9 @@
 //! 5. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
 //!    of the multiply-add.
 
-use super::{
-    Lanes, PANEL, Strip, for_each,
-    strip::{Panel, Pixel},
-    unrolled,
-};
-use crate::epilogue;
+use super::{Lanes, PANEL, Strip, for_each, strip::Panel, unrolled};
+use crate::{Activation, epilogue};
+use core::ops::Range;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
@@ -67,12 +64,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         // SAFETY: this function's contract.
         |v| panels[v] = unsafe { strip.panel(v / per_panel) },
     );
-    let mut x = [Pixel::default(); MR];
-    unrolled::<MR>(
-        #[inline(always)]
-        // SAFETY: this function's contract.
-        |m| x[m] = unsafe { strip.pixel(pixel + m) },
-    );
+    let (x, steps) = (strip.place(pixel), strip.steps());
 
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
@@ -85,26 +77,31 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         for line in (0..4 * MR).step_by(PANEL) {
             simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
         }
-        let mut quads = [simd.quad(&[0.0; 4]); MR];
+        let x = opaque!(x.wrapping_add(4 * four));
+        // SAFETY: four values of a pixel of the strip.
+        let quad = |m| unsafe { &*steps.from(x, m).cast::<[f32; 4]>() };
+        let mut held = [simd.quad(&[0.0; 4]); MR];
         unrolled::<MR>(
             #[inline(always)]
             |m| {
                 if m < L::held_quads(MR, NV) {
-                    quads[m] = simd.quad(&x[m].fours[four]);
+                    held[m] = simd.quad(quad(m));
                 }
             },
         );
-        step::<L, 0, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
-        step::<L, 1, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
-        step::<L, 2, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
-        step::<L, 3, MR, NV>(simd, &mut acc, &x, &quads, &panels, four);
+        step::<L, 0, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
+        step::<L, 1, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
+        step::<L, 2, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
+        step::<L, 3, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
     }
     for rest in 0..k % 4 {
+        let x = x.wrapping_add(k - k % 4 + rest);
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                let weights = simd.load(&panels[v].rest[rest], v % per_panel);
-                acc[m][v] = simd.mul_add(simd.splat(x[m].rest[rest]), weights, acc[m][v]);
+                // SAFETY: a value of a pixel of the strip.
+                let value = simd.splat(unsafe { *steps.from(x, m) });
+                acc[m][v] = simd.mul_add(value, simd.load(&panels[v].rest[rest], v % per_panel), acc[m][v]);
             },
         );
     }
@@ -132,39 +129,93 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
-    let part = |v: usize| v * L::LANES..channels.min((v + 1) * L::LANES);
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                if v * L::LANES < channels {
+                let part = part::<L>(v, channels);
+                if !part.is_empty() {
                     // SAFETY: this function's contract, and there is a residual.
                     let row = unsafe { strip.residual(pixel + m, channels) };
-                    acc[m][v] = simd.add(simd.load_first(&row[part(v)]), acc[m][v]);
+                    acc[m][v] = simd.add(simd.load_first(&row[part]), acc[m][v]);
                 }
             },
         );
     }
-    epilogue::apply_in_registers(simd, strip.activation(), &mut acc);
-    for_each::<MR, NV>(
+    match strip.activation() {
+        Activation::Identity => {
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, epilogue::identity) };
+        }
+        Activation::Relu => {
+            let relu = |x| epilogue::relu(simd, x);
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, relu) };
+        }
+        Activation::Clamp { min, max } => {
+            let clamp = |x| epilogue::clamp(simd, x, min, max);
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, false>(simd, strip, pixel, &acc, channels, clamp) };
+        }
+        activation @ (Activation::Sigmoid | Activation::Tanh) => {
+            // A copy, so that the accumulators need not live in memory.
+            let mut copy = acc;
+            epilogue::apply_to_all(simd, activation, copy.as_flattened_mut());
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &copy, channels, epilogue::identity) };
+        }
+    }
+}
+
+/// Activates and stores row by row: a row's stores are under way while the next row is activated.
+///
+/// # Safety
+/// As for [`finish`].
+#[inline(always)]
+unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
+    simd: L,
+    strip: &Strip<'_>,
+    pixel: usize,
+    acc: &[[L::Vector; NV]; MR],
+    channels: usize,
+    activation: impl Fn(L::Vector) -> L::Vector,
+) {
+    unrolled::<MR>(
         #[inline(always)]
-        |m, v| {
-            if v * L::LANES < channels {
-                // SAFETY: this function's contract; the slice ends with this closure.
-                let row = unsafe { strip.output(pixel + m, channels) };
-                simd.store_first(acc[m][v], &mut row[part(v)]);
-            }
+        |m| {
+            let mut row = acc[m];
+            unrolled::<NV>(
+                #[inline(always)]
+                |v| row[v] = activation(row[v]),
+            );
+            // SAFETY: this function's contract; the slice ends with this closure.
+            let to = unsafe { strip.output(pixel + m, channels) };
+            unrolled::<NV>(
+                #[inline(always)]
+                |v| match part::<L>(v, channels) {
+                    part if part.is_empty() => {}
+                    part if HALVED => simd.store_first_halved(row[v], &mut to[part]),
+                    part => simd.store_first(row[v], &mut to[part]),
+                },
+            );
         },
     );
 }
 
-/// One k, the `J`-th of a four: its value of each pixel times its row of each panel.
+/// Which of `channels` values the `v`-th vector holds.
 #[inline(always)]
-fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
+fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
+    (v * L::LANES).min(channels)..((v + 1) * L::LANES).min(channels)
+}
+
+/// One k, the `J`-th of a four: its value of each pixel times its row of each panel. The first pixels' quads are held in
+/// registers.
+#[inline(always)]
+fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    x: &[Pixel<'_>; MR],
-    quads: &[L::Quad; MR],
+    quad: impl Fn(usize) -> &'a [f32; 4],
+    held: &[L::Quad; MR],
     panels: &[Panel<'_>; NV],
     four: usize,
 ) {
@@ -180,17 +231,17 @@ fn step<L: Lanes, const J: i32, const MR: usize, const NV: usize>(
             if const { MR * NV + NV + 1 > L::REGISTERS } {
                 weights[NV - 1] = load(NV - 1);
             }
-            let value = x[m].fours[four][J as usize];
-            let product = |v: usize, acc| {
-                if m < L::held_quads(MR, NV) {
-                    simd.mul_add_quad::<J>(quads[m], weights[v], acc)
-                } else {
-                    simd.mul_add(simd.splat(value), weights[v], acc)
-                }
-            };
+            let value = quad(m)[J as usize];
             unrolled::<NV>(
                 #[inline(always)]
-                |v| acc[m][v] = simd.pin(product(v, acc[m][v])),
+                |v| {
+                    let sum = if m < L::held_quads(MR, NV) {
+                        simd.mul_add_quad::<J>(held[m], weights[v], acc[m][v])
+                    } else {
+                        simd.mul_add(simd.splat(value), weights[v], acc[m][v])
+                    };
+                    acc[m][v] = simd.pin(sum);
+                },
             );
         },
     );
