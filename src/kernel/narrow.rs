@@ -234,7 +234,10 @@ fn transposed<'a, L: Lanes, const G: usize>(
                 |l| quad(g, l),
             );
             if G > 1 {
-                columns[g][0] = simd.pin(columns[g][0]);
+                unrolled::<4>(
+                    #[inline(always)]
+                    |j| columns[g][j] = simd.pin(columns[g][j]),
+                );
             }
         },
     );
