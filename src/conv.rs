@@ -6,7 +6,7 @@ use crate::{
     kernel::{Lanes, PANEL, Pixels, Strip},
     output::OutputPixels,
     pack::Packed,
-    plan::{self, Chunk, Kernel, Schedule},
+    plan::{self, Chunk, Kernel, Memo, Schedule, Tile},
     view::Lines,
 };
 
@@ -31,6 +31,8 @@ pub struct PointwiseConv {
     packed: Packed,
     token: Token,
     choice: IsaChoice,
+    tile: Option<Tile>,
+    memo: Memo,
     activation: Activation,
     stride: (usize, usize),
     groups: usize,
@@ -65,6 +67,7 @@ pub struct Builder<'a> {
     stride: (usize, usize),
     groups: usize,
     isa: Option<Isa>,
+    tile: Option<Tile>,
 }
 
 impl<'a> Builder<'a> {
@@ -144,6 +147,19 @@ impl<'a> Builder<'a> {
         Self { isa: Some(isa), ..self }
     }
 
+    /// Register tiles to cut into, in place of the plan's choice for each shape. The bits are the same.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{PointwiseConv, Tile};
+    /// let tile = Tile { pixels: 4, channels: 32, narrow_tail: false };
+    /// assert!(PointwiseConv::builder(1, 1).tile(tile).build(&[1.0]).is_ok());
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn tile(self, tile: Tile) -> Self {
+        Self { tile: Some(tile), ..self }
+    }
+
     /// Packs `weights`, which are `[out_channels, in_channels / groups]`, row-major (OHWI with H = W = 1).
     ///
     /// Memory: `4 * groups * ceil(out_channels / groups / 16) * 16 * (in_channels / groups + 1)` bytes.
@@ -172,6 +188,8 @@ impl<'a> Builder<'a> {
             packed: with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?,
             token,
             choice,
+            tile: self.tile,
+            memo: Memo::default(),
             activation: self.activation,
             stride: self.stride,
             groups: self.groups,
@@ -200,6 +218,7 @@ impl PointwiseConv {
             stride: (1, 1),
             groups: 1,
             isa: None,
+            tile: None,
         }
     }
 
@@ -349,7 +368,7 @@ impl PointwiseConv {
         let output = self.output_shape(input)?;
         let sizes = [self.in_channels, self.out_channels, self.groups];
         let threads = (executor.threads(), executor.work_per_thread());
-        plan::explain((self.token, self.choice), sizes, self.stride, input, output, threads)
+        plan::explain((self.token, self.choice, self.tile), sizes, self.stride, input, output, threads)
     }
 
     pub(crate) fn run_any(
@@ -379,8 +398,9 @@ impl PointwiseConv {
     ) -> Result<(), Error> {
         let y = OutputPixels::new(y, lines.line.y);
         let sizes = [self.in_channels, self.out_channels, self.groups];
-        let schedule =
-            Schedule::new::<L>(self.token.isa(), sizes, lines, (executor.threads(), executor.work_per_thread()));
+        let (how, threads) =
+            ((self.token.isa(), self.tile, &self.memo), (executor.threads(), executor.work_per_thread()));
+        let schedule = Schedule::new::<L>(how, sizes, lines, threads);
         let task = |i| self.run_task(simd, &schedule, lines, x, residual, y, i);
         if schedule.threads == 1 {
             (0..schedule.tasks()).for_each(task);

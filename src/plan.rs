@@ -6,9 +6,14 @@ use crate::{
     kernel::{Lanes, PANEL, narrow},
     view::Lines,
 };
-use core::{fmt, ops::Range};
+use core::{
+    fmt,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
-/// What things cost a core, in half cycles: whole numbers, because a small run would feel conversions to floating point.
+/// What things cost a core, in eighths of a cycle: whole numbers, because a small run would feel conversions to floating
+/// point.
 struct Tuning {
     /// A multiply-add of a vector.
     fma: usize,
@@ -16,23 +21,52 @@ struct Tuning {
     load: usize,
     /// A multiply-add from its start to its result: the least that one k of a tile takes.
     latency: usize,
-    /// A tile, whatever K is: its addresses, biases, stores.
-    tile: usize,
-    /// More of that for each of its pixels, and for each of its vectors.
+    /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
+    hidden_stores: usize,
+    store: usize,
+    /// Each pixel of a tile beyond 8, for their addresses; a tile of one vector, where quads are shuffled, costs ten.
     pixel: usize,
-    vector: usize,
+    /// A call of a kernel: its setup, and the end that overlaps with nothing.
+    call: usize,
+    /// LANES pixels of the narrow kernel, whatever K is, and more of that for each of its output channels.
+    group: usize,
+    channel: usize,
 }
 
-/// Zen 5 starts two 512-bit multiply-adds and two loads a cycle, and so do Intel's server cores; Zen 4 one and one, which
-/// scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on Neoverse and
-/// Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle. What a tile costs besides is what
-/// layers with K = 16 and 32 took longer on Zen 5.
-fn tuning(isa: Isa) -> Tuning {
-    match isa {
-        Isa::Scalar => Tuning { fma: 2, load: 2, latency: 2, tile: 0, pixel: 0, vector: 0 },
-        Isa::Neon | Isa::Avx2 | Isa::Avx512 => Tuning { fma: 1, load: 1, latency: 8, tile: 40, pixel: 8, vector: 2 },
+impl Tuning {
+    /// Accumulators of a tile whose stores cost next to nothing.
+    fn small(&self) -> usize {
+        self.hidden_stores.saturating_add(2)
     }
 }
+
+/// Two multiply-adds and two loads start in a cycle, as on Zen 5 and on Intel's server cores. Zen 4 starts one and one of 512
+/// bits, which scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on
+/// Neoverse and Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle. What stores, calls and
+/// groups cost was measured on Zen 5, over tiles of all sizes and K from 8 to 512: with AVX-512, 28 accumulators take 14
+/// cycles more than their multiply-adds, 16 take 2; with AVX2 no tile is large enough for that.
+fn tuning(isa: Isa) -> Tuning {
+    let tuning = |hidden_stores, pixel, group, channel| Tuning {
+        fma: 4,
+        load: 4,
+        latency: 32,
+        hidden_stores,
+        store: 8,
+        pixel,
+        call: 320,
+        group,
+        channel,
+    };
+    match isa {
+        Isa::Scalar => Tuning { latency: 4, call: 0, ..tuning(usize::MAX, 0, 0, 0) },
+        Isa::Neon => tuning(usize::MAX, 0, 40, 4),
+        Isa::Avx2 => tuning(usize::MAX, 0, 80, 8),
+        Isa::Avx512 => tuning(14, 16, 160, 16),
+    }
+}
+
+/// Bytes of a chunk's panels, or of pixels, that stay in any L1 cache beside the other.
+const L1_BYTES: usize = 24 << 10;
 
 /// Bytes that a block aims at, of its input pixels and of the output channels that one tile writes for them: half of the
 /// smallest L2 of the CPUs in question (512 KiB), so that the block and the panels that stream past it stay there. On Zen 5
@@ -54,6 +88,28 @@ pub enum Kernel {
     Tile,
     /// For few output channels: lanes along pixels.
     Narrow,
+}
+
+/// How to cut a convolution into register tiles, where the plan shall not choose: to find out what its choices lose on a CPU,
+/// as the example `tune` does. The bits are the same.
+///
+/// # Example
+/// ```
+/// use pointwise::{Isa, PointwiseConv, Serial, Tile};
+/// let tile = Tile { pixels: 1, channels: 16, narrow_tail: false };
+/// let conv = PointwiseConv::builder(8, 40).isa(Isa::Scalar).tile(tile).build(&[0.0; 320])?;
+/// assert_eq!(conv.plan([1, 4, 4, 8], &Serial)?.tile, (1, 16));
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// The most pixels of a tile; no more than the ISA has a kernel for are taken.
+    pub pixels: usize,
+    /// The most output channels of a tile, in full panels of 16; at least one panel and no more than the ISA has a kernel for
+    /// are taken.
+    pub channels: usize,
+    /// Whether the channels behind the last full panel go to a narrow kernel, where the ISA has one for them.
+    pub narrow_tail: bool,
 }
 
 /// How one run is cut into tasks, and tasks into register tiles.
@@ -80,6 +136,29 @@ struct Cut {
     panels: usize,
     chunks: usize,
     narrow: bool,
+    /// No tile should have more accumulators.
+    most_accumulators: usize,
+}
+
+/// What is chosen for a number of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Choice {
+    /// The most panels of a chunk, 1 to 4.
+    panels: usize,
+    narrow_tail: bool,
+    /// No tile has more accumulators than stores are hidden.
+    small: bool,
+}
+
+/// The last choice, and for which number of pixels: choosing takes as long as a small run. It only ever repeats what would be
+/// chosen, so that a race decides nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Memo(AtomicUsize);
+
+impl Clone for Memo {
+    fn clone(&self) -> Self {
+        Self(AtomicUsize::new(self.0.load(Ordering::Relaxed)))
+    }
 }
 
 /// Some output channels of a group, and the kernel that computes them.
@@ -122,11 +201,29 @@ fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
 
 impl Schedule {
     /// `lines` is not empty. The channels are those of one group. `work` is what an executor's thread is worth waking for.
-    pub fn new<L: Lanes>(isa: Isa, [k, f, groups]: [usize; 3], lines: &Lines, (threads, work): (usize, usize)) -> Self {
+    pub fn new<L: Lanes>(
+        (isa, tile, memo): (Isa, Option<Tile>, &Memo),
+        [k, f, groups]: [usize; 3],
+        lines: &Lines,
+        (threads, work): (usize, usize),
+    ) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
         let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
-        let most_rows = if conflict { ROWS_OF_A_SET } else { usize::MAX };
-        let cut = choose::<L>(&tuning(isa), most_rows, k, f, pixels);
+        let most_rows = match tile {
+            Some(tile) => tile.pixels.max(1),
+            None if conflict => ROWS_OF_A_SET,
+            None => usize::MAX,
+        };
+        let tuning = tuning(isa);
+        let choice = match tile {
+            Some(tile) => Choice::forced::<L>(tile, f),
+            None => memo.get(pixels, conflict).unwrap_or_else(|| {
+                let choice = choose::<L>(&tuning, most_rows, k, f, pixels);
+                memo.set(pixels, conflict, choice);
+                choice
+            }),
+        };
+        let cut = Cut::new(&tuning, choice, f);
 
         // Blocks of pixels that fit in the cache.
         let pixel_bytes = k.saturating_add(f.min(4 * PANEL)).saturating_mul(size_of::<f32>());
@@ -220,7 +317,7 @@ impl Schedule {
 
     /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
     pub fn split<L: Lanes>(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
-        split(L::max_rows(nv).min(self.most_rows), pixels)
+        split(self.cut.rows::<L>(nv).min(self.most_rows), pixels)
     }
 }
 
@@ -231,65 +328,141 @@ fn split(max_rows: usize, pixels: usize) -> [(usize, usize); 2] {
     if larger == 0 { [(rows, tiles), (0, 0)] } else { [(rows + 1, larger), (rows, tiles - larger)] }
 }
 
+/// The widest chunk of panels that has a kernel: four vectors, or one panel.
+const fn widest<L: Lanes>() -> usize {
+    if L::LANES < PANEL / 4 { 1 } else { 4 * L::LANES / PANEL }
+}
+
+/// Whether a narrow kernel can take the channels behind the last full panel.
+fn has_narrow_tail<L: Lanes>(f: usize) -> bool {
+    (1..=L::narrow().len()).contains(&(f % PANEL))
+}
+
+impl Choice {
+    /// As near to the tile as there are kernels.
+    fn forced<L: Lanes>(tile: Tile, f: usize) -> Self {
+        let panels = (tile.channels / PANEL).clamp(1, widest::<L>());
+        Self { panels, narrow_tail: tile.narrow_tail && has_narrow_tail::<L>(f), small: false }
+    }
+}
+
+impl Memo {
+    const BITS: u32 = 6;
+
+    fn get(&self, pixels: usize, conflict: bool) -> Option<Choice> {
+        let memo = self.0.load(Ordering::Relaxed);
+        let bit = |bit: u32| memo >> bit & 1 == 1;
+        (memo >> Self::BITS == pixels && bit(5) == conflict).then(|| Choice {
+            panels: memo & 7,
+            narrow_tail: bit(3),
+            small: bit(4),
+        })
+    }
+
+    fn set(&self, pixels: usize, conflict: bool, choice: Choice) {
+        if pixels <= usize::MAX >> Self::BITS {
+            let bit = |set, bit: u32| usize::from(set) << bit;
+            let bits = choice.panels | bit(choice.narrow_tail, 3) | bit(choice.small, 4) | bit(conflict, 5);
+            self.0.store(pixels << Self::BITS | bits, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Cut {
+    fn new(tuning: &Tuning, choice: Choice, f: usize) -> Self {
+        let panels = if choice.narrow_tail { f / PANEL } else { f.div_ceil(PANEL) };
+        let most_accumulators = if choice.small { tuning.small() } else { usize::MAX };
+        Self { panels, chunks: divide_up(panels, choice.panels), narrow: choice.narrow_tail, most_accumulators }
+    }
+
+    /// The most pixels of a tile of `nv` vectors.
+    fn rows<L: Lanes>(&self, nv: usize) -> usize {
+        rows::<L>(nv, self.most_accumulators)
+    }
+
     /// Chunks of a group.
     fn all(&self) -> usize {
         self.chunks + usize::from(self.narrow)
     }
 }
 
+/// The most pixels of a tile of `nv` vectors, 4 at most, that has no more than `most_accumulators`.
+fn rows<L: Lanes>(nv: usize, most_accumulators: usize) -> usize {
+    L::max_rows(nv).min(most_accumulators / nv)
+}
+
 /// The cheapest cut.
-fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Cut {
-    let chunk_cost = |panels: usize| {
-        let nv = divide_up(f.min(panels * PANEL), L::LANES);
-        let cost = |(mr, tiles): (usize, usize)| tiles.saturating_mul(tile_cost(tuning, k, mr, nv));
-        let [a, b] = split(L::max_rows(nv).min(most_rows), pixels);
-        cost(a).saturating_add(cost(b))
-    };
-    // The widest chunk of panels that has a kernel: four vectors, or one panel.
-    let widest = const { if L::LANES < PANEL / 4 { 1 } else { 4 * L::LANES / PANEL } };
-    // Tiles for `panels` panels, the narrow kernel for the other channels.
-    let cheapest = |panels: usize| {
-        let narrow = f.saturating_sub(panels * PANEL);
-        let narrow_cost = if narrow > 0 { narrow_cost::<L>(tuning, k, narrow, pixels) } else { 0 };
-        let cuts = (1..=widest.min(panels)).rev().map(|width| {
-            let chunks = divide_up(panels, width);
-            let (width, wider) = divide(panels, chunks);
-            let mut cost = (chunks - wider).saturating_mul(chunk_cost(width));
-            if wider > 0 {
-                cost = cost.saturating_add(wider.saturating_mul(chunk_cost(width + 1)));
+fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Choice {
+    let all_panels = f.div_ceil(PANEL);
+    let mut best = (usize::MAX, Choice { panels: 1, narrow_tail: false, small: false });
+    // Large tiles, and where their stores cost something, smaller ones.
+    for small in [false, true].into_iter().take(if tuning.small() < usize::MAX { 2 } else { 1 }) {
+        let most_accumulators = if small { tuning.small() } else { usize::MAX };
+        // What a chunk of 1, 2, 3 and so on panels costs.
+        let widest = const { widest::<L>() }.min(all_panels);
+        let mut costs = [0; 4];
+        for (cost, panels) in costs.iter_mut().zip(1..=widest) {
+            let nv = divide_up(f.min(panels * PANEL), L::LANES);
+            for (mr, tiles) in split(rows::<L>(nv, most_accumulators).min(most_rows), pixels) {
+                if tiles > 0 {
+                    let tiles = tiles.saturating_mul(tile_cost::<L>(tuning, [k, pixels], mr, nv));
+                    *cost = tiles.saturating_add(*cost).saturating_add(tuning.call);
+                }
             }
-            (cost, chunks)
-        });
-        let (cost, chunks) = cuts.min().unwrap_or((0, 0));
-        (cost.saturating_add(narrow_cost), Cut { panels, chunks, narrow: narrow > 0 })
-    };
-    // Tiles alone, or tiles for full panels only.
-    let all = cheapest(f.div_ceil(PANEL));
-    if (1..=L::narrow().len()).contains(&(f % PANEL)) {
-        let narrow = cheapest(f / PANEL);
-        if narrow.0 < all.0 {
-            return narrow.1;
+        }
+        // Tiles alone, or tiles for full panels only, and a narrow kernel for the other channels.
+        for narrow_tail in [false, true].into_iter().take(if has_narrow_tail::<L>(f) { 2 } else { 1 }) {
+            let (panels, narrow_cost) = match narrow_tail {
+                true => (f / PANEL, narrow_cost::<L>(tuning, k, f % PANEL, pixels)),
+                false => (all_panels, 0),
+            };
+            for width in (1..=widest.min(panels.max(1))).rev() {
+                let chunks = divide_up(panels, width);
+                let (equal, wider) = if chunks > 0 { divide(panels, chunks) } else { (1, 0) };
+                let mut cost = narrow_cost.saturating_add((chunks - wider).saturating_mul(costs[equal - 1]));
+                if wider > 0 {
+                    cost = cost.saturating_add(wider.saturating_mul(costs[equal]));
+                }
+                if cost < best.0 {
+                    best = (cost, Choice { panels: width, narrow_tail, small });
+                }
+            }
         }
     }
-    all.1
+    best.1
 }
 
 /// A tile's cost: its k's are bound by multiply-adds, by loads, or by the chains' latency.
-fn tile_cost(tuning: &Tuning, k: usize, mr: usize, nv: usize) -> usize {
-    let step = (mr * nv * tuning.fma).max((mr + nv) * tuning.load).max(tuning.latency);
-    k.saturating_mul(step).saturating_add(tuning.tile + mr * (tuning.pixel + nv * tuning.vector))
+fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, nv: usize) -> usize {
+    let accumulators = mr * nv;
+    // A quad is one load in place of four.
+    let loads = (mr + nv) * tuning.load - L::held_quads(mr, nv) * tuning.load * 3 / 4;
+    let mut step = (accumulators * tuning.fma).max(loads).max(tuning.latency);
+    // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
+    if (7..12).contains(&accumulators) {
+        step += 12 - accumulators;
+    }
+    // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
+    let far = |bytes: usize, cost: usize| if bytes > L1_BYTES { cost } else { 0 };
+    let value = size_of::<f32>();
+    let pixels_far = far(k.saturating_mul(pixels * value), k / 2 * mr);
+    let panels_far = far(k.saturating_mul(nv * L::LANES * value), k / 4 * nv);
+    let rows = mr.saturating_sub(8).max(if nv == 1 { 10 } else { 0 });
+    let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
+    k.saturating_mul(step).saturating_add(pixels_far + panels_far + rows * tuning.pixel + stores)
 }
 
 /// The narrow kernel's cost for `f` output channels.
 fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> usize {
-    // Of two groups of LANES pixels: columns cost a load and a shuffle for every four values, weights a load.
-    let columns = 2 * L::LANES.div_ceil(4);
-    let weights = if narrow::takes_two_groups::<L>(f) { f } else { 2 * f };
-    let step = (2 * f * tuning.fma).max((columns + weights) * tuning.load).max(tuning.latency);
-    let stores = f.div_ceil(L::LANES) * 2 * L::LANES * tuning.vector;
-    let group = k.saturating_mul(step).saturating_add(1) / 2 + tuning.tile + L::LANES * tuning.pixel + stores;
-    pixels.div_ceil(L::LANES).saturating_mul(group)
+    let pairs = if narrow::takes_two_groups::<L>(f) { pixels / (2 * L::LANES) } else { 0 };
+    let groups = divide_up(pixels, L::LANES);
+    // Of one group or two: columns cost a load for every four values, weights one each.
+    let step = |groups: usize| {
+        let loads = (groups * L::LANES.div_ceil(4) + f) * tuning.load;
+        (groups * f * tuning.fma).max(loads).max(tuning.latency)
+    };
+    let steps = pairs * step(2) + (groups - 2 * pairs) * step(1);
+    k.saturating_mul(steps).saturating_add(groups * (tuning.group + f * tuning.channel) + tuning.call)
 }
 
 /// How a run is computed, for people and programs: what was decided, and what it amounts to.
@@ -354,7 +527,7 @@ impl fmt::Display for Plan {
 
 /// The plan of a dense input.
 pub(crate) fn explain(
-    (token, isa_choice): (Token, IsaChoice),
+    (token, isa_choice, tile): (Token, IsaChoice, Option<Tile>),
     [k, f, groups]: [usize; 3],
     stride: (usize, usize),
     input: Shape,
@@ -389,12 +562,12 @@ pub(crate) fn explain(
     with_lanes!(token, simd => {
         fn decide<L: Lanes>(
             _: L,
-            isa: Isa,
+            how: (Isa, Option<Tile>, &Memo),
             sizes: [usize; 3],
             lines: &Lines,
             threads: (usize, usize),
         ) -> (Schedule, Block, Chunk, usize) {
-            let schedule = Schedule::new::<L>(isa, sizes, lines, threads);
+            let schedule = Schedule::new::<L>(how, sizes, lines, threads);
             let (block, chunk) = (schedule.block(0), schedule.chunk(0));
             let rows = match chunk.kernel {
                 Kernel::Narrow => L::LANES,
@@ -402,7 +575,7 @@ pub(crate) fn explain(
             };
             (schedule, block, chunk, rows)
         }
-        let (schedule, block, chunk, rows) = decide(simd, token.isa(), [k, f, groups], &lines, threads);
+        let (schedule, block, chunk, rows) = decide(simd, (token.isa(), tile, &Memo::default()), [k, f, groups], &lines, threads);
         plan.kernel = chunk.kernel;
         plan.tile = (rows, chunk.channels.len());
         let channels = block.chunks.map(|chunk| schedule.chunk(chunk).channels.len()).sum();
@@ -441,7 +614,8 @@ mod tests {
                         lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
                         lines.line.size = pixels;
                     }
-                    let schedule = Schedule::new::<L>(isa, [k, f, groups], &lines, (threads, 1000));
+                    let schedule =
+                        Schedule::new::<L>((isa, None, &Memo::default()), [k, f, groups], &lines, (threads, 1000));
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
@@ -488,7 +662,8 @@ mod tests {
     #[test]
     fn few_rows_share_a_cache_set() {
         let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
-        let rows = |k| Schedule::new::<Scalar>(Isa::Scalar, [k, 64, 1], &lines(k), (1, 1)).most_rows;
+        let rows =
+            |k| Schedule::new::<Scalar>((Isa::Scalar, None, &Memo::default()), [k, 64, 1], &lines(k), (1, 1)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
     }
 }
