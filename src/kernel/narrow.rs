@@ -128,14 +128,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                             |l| quad(place[g], l),
                             &mut next[g],
                         );
-                        unrolled::<4>(
-                            #[inline(always)]
-                            |j| {
-                                if step >= 4 || step == j {
-                                    next[g][j] = simd.pin(next[g][j]);
-                                }
-                            },
-                        );
+                        pin_step(simd, step, &mut next[g]);
                     }
                 },
             );
@@ -219,7 +212,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     );
 }
 
-/// Four columns of each group, transposed one group after the other: both at once take too many registers.
+/// Four columns of each group, transposed one group after the other.
 #[inline(always)]
 fn transposed<'a, L: Lanes, const G: usize>(
     simd: L,
@@ -229,19 +222,34 @@ fn transposed<'a, L: Lanes, const G: usize>(
     unrolled::<G>(
         #[inline(always)]
         |g| {
-            columns[g] = simd.transpose(
+            unrolled::<TRANSPOSE_STEPS>(
                 #[inline(always)]
-                |l| quad(g, l),
+                |step| {
+                    simd.transpose_step(
+                        step,
+                        #[inline(always)]
+                        |l| quad(g, l),
+                        &mut columns[g],
+                    );
+                    pin_step(simd, step, &mut columns[g]);
+                },
             );
-            if G > 1 {
-                unrolled::<4>(
-                    #[inline(always)]
-                    |j| columns[g][j] = simd.pin(columns[g][j]),
-                );
-            }
         },
     );
     columns
+}
+
+/// Keeps a step where it is: what the compiler moves about takes more registers than there are.
+#[inline(always)]
+fn pin_step<L: Lanes>(simd: L, step: usize, columns: &mut [L::Vector; 4]) {
+    unrolled::<4>(
+        #[inline(always)]
+        |j| {
+            if step >= 4 || step == j {
+                columns[j] = simd.pin(columns[j]);
+            }
+        },
+    );
 }
 
 /// Multiplies four columns of each group by four rows of the panel, and calls `between` before each product: the how-manieth

@@ -80,12 +80,12 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         let x = opaque!(x.wrapping_add(4 * four));
         // SAFETY: four values of a pixel of the strip.
         let quad = |m| unsafe { &*steps.from(x, m).cast::<[f32; 4]>() };
-        let mut held = [simd.quad(&[0.0; 4]); MR];
+        let mut held = [None; MR];
         unrolled::<MR>(
             #[inline(always)]
             |m| {
                 if m < L::held_quads(MR, NV) {
-                    held[m] = simd.quad(quad(m));
+                    held[m] = Some(simd.quad(quad(m)));
                 }
             },
         );
@@ -215,7 +215,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
     quad: impl Fn(usize) -> &'a [f32; 4],
-    held: &[L::Quad; MR],
+    held: &[Option<L::Quad>; MR],
     panels: &[Panel<'_>; NV],
     four: usize,
 ) {
@@ -235,10 +235,9 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize>(
             unrolled::<NV>(
                 #[inline(always)]
                 |v| {
-                    let sum = if m < L::held_quads(MR, NV) {
-                        simd.mul_add_quad::<J>(held[m], weights[v], acc[m][v])
-                    } else {
-                        simd.mul_add(simd.splat(value), weights[v], acc[m][v])
+                    let sum = match held[m] {
+                        Some(quad) => simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]),
+                        None => simd.mul_add(simd.splat(value), weights[v], acc[m][v]),
                     };
                     acc[m][v] = simd.pin(sum);
                 },
