@@ -12,7 +12,7 @@ lint:
     cargo fmt --check
     cargo clippy --all-targets --all-features -- -D warnings
 
-# Looks for vectors on the stack; `just asm x86_64 AVX512 7 4` also prints that tile's k loop
+# Looks for vectors on the stack and slow k loops; `just asm x86_64 AVX512 7 4` also prints that tile's k loop
 asm *args:
     .ci/inner-loops {{args}}
 
