@@ -441,6 +441,7 @@ impl PointwiseConv {
                     let (input, output) = ((x, self.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, block.pixels.len(), self.activation)
                 };
+                let strip = strip.far(schedule.far && channels.start == 0);
                 match kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile => {

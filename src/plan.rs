@@ -116,6 +116,8 @@ pub struct Tile {
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub threads: usize,
+    /// The input does not fit in the L2 cache.
+    pub far: bool,
     /// No tile should have more pixels.
     most_rows: usize,
     out_channels: usize,
@@ -231,6 +233,7 @@ impl Schedule {
         let all_chunks = groups * cut.all();
         let mut schedule = Self {
             threads: 1,
+            far: k.saturating_mul(groups * size_of::<f32>()).saturating_mul(pixels * count) > 2 * BLOCK_BYTES,
             most_rows,
             out_channels: f,
             cut,

@@ -101,6 +101,10 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
             |g, l| quad(first[g], l),
         );
     }
+    // As many values of the next groups as a step works on. From L2 they come in time without, and with nine or ten channels
+    // there is no register for it.
+    let prefetches = const { F < 9 } && strip.is_far();
+    let following = strip.ahead(pixel, G * L::LANES);
     for four in 0..k / 4 {
         // The last four once more, rather than a second copy of the loop's body.
         let four_to_load = if ahead { (four + 1).min(k / 4 - 1) } else { four };
@@ -147,6 +151,11 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 #[inline(always)]
                 |_, _| {},
             );
+        }
+        if prefetches {
+            for line in (0..4 * G * L::LANES).step_by(PANEL) {
+                simd.prefetch(following.wrapping_add(four * 4 * G * L::LANES + line));
+            }
         }
     }
     for rest in 0..k % 4 {

@@ -84,6 +84,7 @@ pub(crate) struct Strip<'a> {
     out_channels: usize,
     pixels: usize,
     activation: Activation,
+    far: bool,
 }
 
 impl<'a> Strip<'a> {
@@ -107,7 +108,16 @@ impl<'a> Strip<'a> {
             && residual.is_none_or(|residual| holds(residual.data.len(), residual.stride, pixels, out_channels))
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len());
         assert!(inside, "a strip lies inside its tensors");
-        Self { x, y, residual, panels, in_channels, out_channels, pixels, activation }
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, activation, far: false }
+    }
+
+    /// The strip, whose input may have to come from beyond the L2 cache.
+    pub fn far(self, far: bool) -> Self {
+        Self { far, ..self }
+    }
+
+    pub fn is_far(&self) -> bool {
+        self.far
     }
 
     /// The strip without its first `pixels` pixels, fewer than there are.
