@@ -69,6 +69,7 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
 /// The strip has these pixels, and F output channels.
 #[inline(always)]
 unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize) {
+    debug_assert!(count > 0 && pixel + (G - 1) * L::LANES + count <= strip.pixels());
     let k = strip.in_channels();
     // The pixel of a group's lane, inside the strip for every lane.
     let at = |g: usize, l: usize| pixel + g * L::LANES + if count < L::LANES { l.min(count - 1) } else { l };
@@ -84,7 +85,8 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     let lane = |place: *const f32, l: usize| {
         if count < L::LANES { strip.step(place, l.min(count - 1)) } else { steps.from(place, l) }
     };
-    // SAFETY: four values of a pixel of the strip.
+    // SAFETY: `place` is that of one of K / 4 quads of a group's first pixel, lane `l`'s pixel is inside the strip, by this
+    // function's contract, and `Strip::new` has checked that K values of each are there.
     let quad = |place, l| unsafe { &*lane(place, l).cast::<[f32; 4]>() };
 
     let mut acc = [[simd.splat(0.0); F]; G];
@@ -165,7 +167,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 let column = gather(
                     simd,
                     #[inline(always)]
-                    // SAFETY: a value of a pixel of the strip.
+                    // SAFETY: as for a quad; it is one of the K % 4 values behind them.
                     |l| unsafe { *lane(first[g].wrapping_add(k - k % 4 + rest), l) },
                 );
                 let weight = simd.splat(panel.rest[rest].0[f]);
@@ -261,8 +263,7 @@ fn pin_step<L: Lanes>(simd: L, step: usize, columns: &mut [L::Vector; 4]) {
     );
 }
 
-/// Multiplies four columns of each group by four rows of the panel, and calls `between` before each product: the how-manieth
-/// of how many.
+/// Multiplies four columns of each group by four rows of the panel, and calls `between(i, n)` before the i-th of n products.
 #[inline(always)]
 fn multiply<L: Lanes, const F: usize, const G: usize>(
     simd: L,

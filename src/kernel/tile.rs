@@ -54,6 +54,7 @@ pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip:
 /// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, pixel: usize) {
+    debug_assert!(pixel + MR <= strip.pixels());
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
@@ -78,7 +79,8 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
             simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
         }
         let x = opaque!(x.wrapping_add(4 * four));
-        // SAFETY: four values of a pixel of the strip.
+        // SAFETY: `x` is that of one of K / 4 quads of pixel `pixel`, the pixels up to `pixel + MR` are inside the strip, by this
+        // function's contract, and `Strip::new` has checked that K values of each are there.
         let quad = |m| unsafe { &*steps.from(x, m).cast::<[f32; 4]>() };
         let mut held = [None; MR];
         unrolled::<MR>(
@@ -99,7 +101,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                // SAFETY: a value of a pixel of the strip.
+                // SAFETY: as for a quad; it is one of the K % 4 values behind them.
                 let value = simd.splat(unsafe { *steps.from(x, m) });
                 acc[m][v] = simd.mul_add(value, simd.load(&panels[v].rest[rest], v % per_panel), acc[m][v]);
             },
