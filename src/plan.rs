@@ -663,6 +663,22 @@ mod tests {
     }
 
     #[test]
+    fn a_memo_knows_what_it_is_about() {
+        let memo = Memo::default();
+        let choice = Choice { panels: 4, narrow_tail: true, small: false };
+        assert_eq!(memo.get(49, false), None);
+        memo.set(49, false, choice);
+        assert_eq!(memo.clone().get(49, false), Some(choice));
+        assert_eq!((memo.get(49, true), memo.get(48, false)), (None, None));
+        let other = Choice { panels: 1, narrow_tail: false, small: true };
+        memo.set(1, true, other);
+        assert_eq!((memo.get(1, true), memo.get(49, false)), (Some(other), None));
+        // More pixels than it can hold.
+        memo.set(usize::MAX, false, choice);
+        assert_eq!((memo.get(usize::MAX, false), memo.get(1, true)), (None, Some(other)));
+    }
+
+    #[test]
     fn few_rows_share_a_cache_set() {
         let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
         let rows =

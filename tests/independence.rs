@@ -17,6 +17,7 @@ const CASE: Case = Case {
     values: common::Values::Ordinary,
     padding: [Padding { front: 0, pixel: 0, row: 0, batch: 0 }; 3],
     threads: 1,
+    tile: None,
     seed: 7,
 };
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Case, Padding, Values};
-use pointwise::Activation;
+use pointwise::{Activation, Tile};
 use proptest::{prelude::*, test_runner::Config};
 
 fn activation() -> impl Strategy<Value = Activation> {
@@ -35,10 +35,16 @@ fn channels(most: usize) -> impl Strategy<Value = usize> {
     prop_oneof![0..=20usize, prop::sample::select(vec![31, 32, 33, 48, 63, 64, 65, 80]), 0..=most]
 }
 
+/// The plan's choice, or any other, such as there are no kernels for.
+fn tile() -> impl Strategy<Value = Option<Tile>> {
+    let tile = (0..=16usize, 0..=80usize, any::<bool>());
+    prop::option::of(tile.prop_map(|(pixels, channels, narrow_tail)| Tile { pixels, channels, narrow_tail }))
+}
+
 fn case() -> impl Strategy<Value = Case> {
     let values = prop_oneof![Just(Values::Ordinary), Just(Values::Mixed), Just(Values::AnyBits)];
     let shape = (0..=3usize, 0..=9usize, prop_oneof![0..=9usize, 0..=70usize]);
-    let options = (any::<bool>(), any::<bool>(), activation(), values);
+    let options = (any::<bool>(), any::<bool>(), activation(), values, tile());
     (
         shape,
         channels(100),
@@ -51,7 +57,7 @@ fn case() -> impl Strategy<Value = Case> {
         any::<u64>(),
     )
         .prop_map(
-            |((n, h, w), k, f, groups, stride, (bias, residual, activation, values), padding, threads, seed)| {
+            |((n, h, w), k, f, groups, stride, (bias, residual, activation, values, tile), padding, threads, seed)| {
                 // Groups divide the channels: sizes of one group, fewer where there are many.
                 let (k, f) = (k / groups, f / groups);
                 Case {
@@ -65,6 +71,7 @@ fn case() -> impl Strategy<Value = Case> {
                     values,
                     padding,
                     threads,
+                    tile,
                     seed,
                 }
             },

@@ -8,9 +8,9 @@
 //! So three of the rows hold quads, whose values are broadcast by a shuffle instead: 100 % of the peak on Zen 5 in place of
 //! 93 %. Two would do but for the prefetches; with all rows, shuffles take the multiply-adds' pipes (95 %).
 //!
-//! What the loop cannot hide on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle, so with
-//! them no layer reaches more than K / (K + 2) of the peak. Measured, in cycles for 28 vectors after 448 multiply-adds (224
-//! cycles), row by row:
+//! What the loop hides badly on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle where
+//! many come in a row. Tiles of up to 16 accumulators hide them, and the plan takes those where K is small; else two 256-bit
+//! stores may be cheaper. Measured, in cycles for 28 vectors after 448 multiply-adds (224 cycles), row by row:
 //!
 //! | activation | 512-bit stores | pairs of 256-bit stores |
 //! |------------|----------------|-------------------------|

@@ -2,7 +2,9 @@
 //! with the reference.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use pointwise::{Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape, Strides, reference::Reference};
+use pointwise::{
+    Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape, Strides, Tile, reference::Reference,
+};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 /// The ISAs to test: all that the CPU has. Fails where `POINTWISE_TEST_ISAS` lists one that it has not.
@@ -101,6 +103,7 @@ pub struct Case {
     /// Of input, residual and output.
     pub padding: [Padding; 3],
     pub threads: usize,
+    pub tile: Option<Tile>,
     pub seed: u64,
 }
 
@@ -117,6 +120,7 @@ impl Default for Case {
             values: Values::Ordinary,
             padding: [Padding::default(); 3],
             threads: 1,
+            tile: None,
             seed: 0,
         }
     }
@@ -178,7 +182,8 @@ impl Case {
             .stride(self.stride.0, self.stride.1)
             .activation(self.activation)
             .isa(isa);
-        if self.bias { builder.bias(&tensors.bias) } else { builder }.build(&tensors.weights)
+        let builder = if self.bias { builder.bias(&tensors.bias) } else { builder };
+        self.tile.map_or(builder, |tile| builder.tile(tile)).build(&tensors.weights)
     }
 
     /// Calls `run` with the views; returns the output's whole buffer.
