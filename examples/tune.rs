@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pointwise::{Isa, Nhwc, NhwcMut, PointwiseConv, Serial, Tile};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, iter, time::Instant};
 
 /// Times every register tile on many shapes, and prints where the plan's choice is not the best.
 #[derive(Parser)]
@@ -141,7 +141,7 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
     let once = seconds(&convs[0].0, 2)?;
     let calls = ((200e-6 / once) as usize).clamp(1, 1000);
     // In turn, so that a change of the clock meets all.
-    let mut median = |convs: &[(PointwiseConv, String)], rounds: usize| -> Result<Vec<f64>> {
+    let mut median = |convs: &[&(PointwiseConv, String)], rounds: usize| -> Result<Vec<f64>> {
         let mut times = vec![vec![]; convs.len()];
         for _ in 0..rounds {
             for (times, (conv, _)) in times.iter_mut().zip(convs) {
@@ -151,16 +151,10 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
         Ok(times.iter_mut().map(|times| *times.select_nth_unstable_by(rounds / 2, f64::total_cmp).1).collect())
     };
     // All tiles roughly, then the best of them and the plan's choice well.
-    let rough = median(&convs, 3)?;
+    let rough = median(&convs.iter().collect::<Vec<_>>(), 3)?;
     let mut order: Vec<usize> = (1..convs.len()).collect();
     order.sort_by(|a, b| rough[*a].total_cmp(&rough[*b]));
-    order.truncate(3);
-    order.push(0);
-    let mut index = 0;
-    convs.retain(|_| {
-        index += 1;
-        order.contains(&(index - 1))
-    });
+    let convs: Vec<_> = iter::once(0).chain(order.into_iter().take(3)).map(|i| &convs[i]).collect();
     let times = median(&convs, 15)?;
     let best = (0..convs.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).expect("the plan at least");
     let chosen = convs[0].0.plan(shape, &Serial)?.tile;

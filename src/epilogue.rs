@@ -238,10 +238,10 @@ pub(crate) fn apply<L: Lanes>(simd: L, activation: Activation, x: L::Vector) -> 
     }
 }
 
-/// A tile's accumulators, which stay in registers where the activation is cheap.
+/// The narrow kernel's accumulators, which stay in registers where the activation is cheap.
 ///
 /// The others work on a copy in memory, out of line: an array that is indexed by a variable cannot live in registers, and
-/// one copy of their code serves every tile shape.
+/// one copy of their code serves every kernel.
 #[inline(always)]
 pub(crate) fn apply_in_registers<L: Lanes, const M: usize, const N: usize>(
     simd: L,

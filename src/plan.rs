@@ -34,9 +34,14 @@ struct Tuning {
 }
 
 impl Tuning {
-    /// Accumulators of a tile whose stores cost next to nothing.
-    fn small(&self) -> usize {
-        self.hidden_stores.saturating_add(2)
+    /// Whether stores cost something, so that there is a choice of smaller tiles.
+    fn has_small(&self) -> bool {
+        self.hidden_stores < usize::MAX
+    }
+
+    /// The most accumulators of a tile: any number, or as many as their stores cost next to nothing.
+    fn most_accumulators(&self, small: bool) -> usize {
+        if small { self.hidden_stores.saturating_add(2) } else { usize::MAX }
     }
 }
 
@@ -320,7 +325,7 @@ impl Schedule {
 
     /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
     pub fn split<L: Lanes>(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
-        split(self.cut.rows::<L>(nv).min(self.most_rows), pixels)
+        split(rows::<L>(nv, self.cut.most_accumulators).min(self.most_rows), pixels)
     }
 }
 
@@ -374,13 +379,8 @@ impl Memo {
 impl Cut {
     fn new(tuning: &Tuning, choice: Choice, f: usize) -> Self {
         let panels = if choice.narrow_tail { f / PANEL } else { f.div_ceil(PANEL) };
-        let most_accumulators = if choice.small { tuning.small() } else { usize::MAX };
+        let most_accumulators = tuning.most_accumulators(choice.small);
         Self { panels, chunks: divide_up(panels, choice.panels), narrow: choice.narrow_tail, most_accumulators }
-    }
-
-    /// The most pixels of a tile of `nv` vectors.
-    fn rows<L: Lanes>(&self, nv: usize) -> usize {
-        rows::<L>(nv, self.most_accumulators)
     }
 
     /// Chunks of a group.
@@ -399,8 +399,8 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
     let all_panels = f.div_ceil(PANEL);
     let mut best = (usize::MAX, Choice { panels: 1, narrow_tail: false, small: false });
     // Large tiles, and where their stores cost something, smaller ones.
-    for small in [false, true].into_iter().take(if tuning.small() < usize::MAX { 2 } else { 1 }) {
-        let most_accumulators = if small { tuning.small() } else { usize::MAX };
+    for small in [false, true].into_iter().take(if tuning.has_small() { 2 } else { 1 }) {
+        let most_accumulators = tuning.most_accumulators(small);
         // What a chunk of 1, 2, 3 and so on panels costs.
         let widest = const { widest::<L>() }.min(all_panels);
         let mut costs = [0; 4];

@@ -62,23 +62,19 @@ impl Lanes for V3 {
 
     #[inline(always)]
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [__m256; 4]) {
-        // Pixels 4 q to 4 q + 3 meet in 128-bit lane q, where four unpacks each way turn 4 x 4 values.
-        let f = self.avx;
-        let pairs = |a, b| -> (__m256, __m256) {
-            let (a, b) = (must_cast(a), must_cast(b));
-            (must_cast(f._mm256_unpacklo_pd(a, b)), must_cast(f._mm256_unpackhi_pd(a, b)))
-        };
-        let [a, b, c, d] = *columns;
-        match step {
-            j @ 0..4 => columns[j] = must_cast([*pixel(j), *pixel(4 + j)]),
-            4 => *columns = [f._mm256_unpacklo_ps(a, b), f._mm256_unpackhi_ps(a, b), c, d],
-            5 => *columns = [a, b, f._mm256_unpacklo_ps(c, d), f._mm256_unpackhi_ps(c, d)],
-            6 => (columns[0], columns[2]) = pairs(a, c),
-            _ => {
-                let (column2, column3) = pairs(b, d);
-                *columns = [a, c, column2, column3];
-            }
-        }
+        super::transpose_step(
+            step,
+            columns,
+            #[inline(always)]
+            |j| must_cast([*pixel(j), *pixel(4 + j)]),
+            #[inline(always)]
+            |a, b| [self.avx._mm256_unpacklo_ps(a, b), self.avx._mm256_unpackhi_ps(a, b)],
+            #[inline(always)]
+            |a, b| {
+                let (a, b) = (must_cast(a), must_cast(b));
+                [must_cast(self.avx._mm256_unpacklo_pd(a, b)), must_cast(self.avx._mm256_unpackhi_pd(a, b))]
+            },
+        );
     }
 
     #[inline(always)]
@@ -168,11 +164,6 @@ impl Lanes for V3 {
 
     fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
         tile::AVX2[nv - 1][mr - 1]
-    }
-
-    #[inline(always)]
-    fn held_quads(_mr: usize, _nv: usize) -> usize {
-        0
     }
 
     fn max_rows(nv: usize) -> usize {

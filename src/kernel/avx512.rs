@@ -92,23 +92,19 @@ impl Lanes for V4 {
 
     #[inline(always)]
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [__m512; 4]) {
-        // Pixels 4 q to 4 q + 3 meet in 128-bit lane q, where four unpacks each way turn 4 x 4 values.
-        let f = self.avx512f;
-        let pairs = |a, b| -> (__m512, __m512) {
-            let (a, b) = (must_cast(a), must_cast(b));
-            (must_cast(f._mm512_unpacklo_pd(a, b)), must_cast(f._mm512_unpackhi_pd(a, b)))
-        };
-        let [a, b, c, d] = *columns;
-        match step {
-            j @ 0..4 => columns[j] = must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]),
-            4 => *columns = [f._mm512_unpacklo_ps(a, b), f._mm512_unpackhi_ps(a, b), c, d],
-            5 => *columns = [a, b, f._mm512_unpacklo_ps(c, d), f._mm512_unpackhi_ps(c, d)],
-            6 => (columns[0], columns[2]) = pairs(a, c),
-            _ => {
-                let (column2, column3) = pairs(b, d);
-                *columns = [a, c, column2, column3];
-            }
-        }
+        super::transpose_step(
+            step,
+            columns,
+            #[inline(always)]
+            |j| must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]),
+            #[inline(always)]
+            |a, b| [self.avx512f._mm512_unpacklo_ps(a, b), self.avx512f._mm512_unpackhi_ps(a, b)],
+            #[inline(always)]
+            |a, b| {
+                let (a, b) = (must_cast(a), must_cast(b));
+                [must_cast(self.avx512f._mm512_unpacklo_pd(a, b)), must_cast(self.avx512f._mm512_unpackhi_pd(a, b))]
+            },
+        );
     }
 
     #[inline(always)]

@@ -147,7 +147,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn tile(nv: usize, mr: usize) -> TileKernel<Self>;
     /// Of how many of its pixels a tile of `mr` pixels by `nv` vectors holds quads in registers. The other pixels' values
     /// are broadcast from memory, one load each.
-    fn held_quads(mr: usize, nv: usize) -> usize;
+    #[inline(always)]
+    fn held_quads(_mr: usize, _nv: usize) -> usize {
+        0
+    }
     /// The most pixels of a tile that is `nv` vectors wide.
     fn max_rows(nv: usize) -> usize;
     /// The narrow kernels, for 1, 2, 3 and so on output channels.
@@ -168,6 +171,31 @@ fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
     let (first, last) = values.split_at(4 * fours.len());
     fours.iter_mut().zip(first.as_chunks().0).for_each(|(to, from)| *to = *from);
     rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+}
+
+/// [`Lanes::transpose_step`] on vectors of one or more 128 bits: in each of them four pixels meet, `4 q` to `4 q + 3`, and
+/// interleaving four times, values and then pairs of them, turns 4 x 4 values. `join` gives the quads of pixels `j`, `4 + j`,
+/// `8 + j` and so on.
+#[inline(always)]
+#[allow(dead_code, reason = "scalar code has nothing to interleave")]
+fn transpose_step<V: Copy>(
+    step: usize,
+    columns: &mut [V; 4],
+    join: impl Fn(usize) -> V,
+    interleave: impl Fn(V, V) -> [V; 2],
+    interleave_pairs: impl Fn(V, V) -> [V; 2],
+) {
+    let [a, b, c, d] = *columns;
+    match step {
+        0..4 => columns[step] = join(step),
+        4 => [columns[0], columns[1]] = interleave(a, b),
+        5 => [columns[2], columns[3]] = interleave(c, d),
+        6 => [columns[0], columns[2]] = interleave_pairs(a, c),
+        _ => {
+            let [column2, column3] = interleave_pairs(b, d);
+            *columns = [a, c, column2, column3];
+        }
+    }
 }
 
 /// Calls `f(i, j)` for all `i < M` and `j < N`, unrolled whatever the size of `f`: a loop that stays a loop would index the

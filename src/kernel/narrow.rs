@@ -97,11 +97,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     let ahead = const { loads_ahead::<L>(F, G) };
     let mut columns = [[simd.splat(0.0); 4]; G];
     if ahead && k >= 4 {
-        columns = transposed(
-            simd,
-            #[inline(always)]
-            |g, l| quad(first[g], l),
-        );
+        columns = transposed(simd, &first, quad);
     }
     // As many values of the next groups as a step works on. From L2 they come in time without, and with nine or ten channels
     // there is no register for it.
@@ -140,11 +136,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
             );
             columns = next;
         } else {
-            columns = transposed(
-                simd,
-                #[inline(always)]
-                |g, l| quad(place[g], l),
-            );
+            columns = transposed(simd, &place, quad);
             multiply(
                 simd,
                 &mut acc,
@@ -223,11 +215,12 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     );
 }
 
-/// Four columns of each group, transposed one group after the other.
+/// Four columns of each group, transposed one group after the other; `quad` gives those of a lane from the place of the first.
 #[inline(always)]
 fn transposed<'a, L: Lanes, const G: usize>(
     simd: L,
-    quad: impl Fn(usize, usize) -> &'a [f32; 4],
+    place: &[*const f32; G],
+    quad: impl Fn(*const f32, usize) -> &'a [f32; 4],
 ) -> [[L::Vector; 4]; G] {
     let mut columns = [[simd.splat(0.0); 4]; G];
     unrolled::<G>(
@@ -239,7 +232,7 @@ fn transposed<'a, L: Lanes, const G: usize>(
                     simd.transpose_step(
                         step,
                         #[inline(always)]
-                        |l| quad(g, l),
+                        |l| quad(place[g], l),
                         &mut columns[g],
                     );
                     pin_step(simd, step, &mut columns[g]);

@@ -57,19 +57,19 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [float32x4_t; 4]) {
-        let n = self.neon;
-        let pairs = |a, b| -> (float32x4_t, float32x4_t) {
-            let (a, b) = (must_cast(a), must_cast(b));
-            (must_cast(n.vtrn1q_f64(a, b)), must_cast(n.vtrn2q_f64(a, b)))
-        };
-        let [a, b, c, d] = *columns;
-        match step {
-            j @ 0..4 => columns[j] = must_cast(*pixel(j)),
-            4 => *columns = [n.vtrn1q_f32(a, b), n.vtrn2q_f32(a, b), c, d],
-            5 => *columns = [a, b, n.vtrn1q_f32(c, d), n.vtrn2q_f32(c, d)],
-            6 => (columns[0], columns[2]) = pairs(a, c),
-            _ => (columns[1], columns[3]) = pairs(b, d),
-        }
+        super::transpose_step(
+            step,
+            columns,
+            #[inline(always)]
+            |j| must_cast(*pixel(j)),
+            #[inline(always)]
+            |a, b| [self.neon.vzip1q_f32(a, b), self.neon.vzip2q_f32(a, b)],
+            #[inline(always)]
+            |a, b| {
+                let (a, b) = (must_cast(a), must_cast(b));
+                [must_cast(self.neon.vzip1q_f64(a, b)), must_cast(self.neon.vzip2q_f64(a, b))]
+            },
+        );
     }
 
     #[inline(always)]

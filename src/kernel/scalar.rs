@@ -128,11 +128,6 @@ impl Lanes for Scalar {
         tile::kernel::<Self, 1, PANEL>
     }
 
-    #[inline(always)]
-    fn held_quads(_mr: usize, _nv: usize) -> usize {
-        0
-    }
-
     fn max_rows(_nv: usize) -> usize {
         1
     }
