@@ -12,6 +12,8 @@ struct Isa {
     name: &'static str,
     /// The most pixels (MR) of a tile of 1, 2, 3 and so on vectors (NV).
     max_rows: &'static [usize],
+    /// The most pixels of a tile of one and a half vectors; 0 where there are none.
+    max_half_rows: usize,
     /// The most output channels of a narrow kernel.
     narrow: usize,
 }
@@ -19,31 +21,39 @@ struct Isa {
 const X86: &str = "any(target_arch = \"x86\", target_arch = \"x86_64\")";
 
 const ISAS: [Isa; 4] = [
-    Isa { target: X86, lanes: "pulp::x86::V4", name: "AVX512", max_rows: &[14, 14, 9, 7], narrow: 10 },
-    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[10, 6, 4, 3], narrow: 8 },
+    Isa { target: X86, lanes: "pulp::x86::V4", name: "AVX512", max_rows: &[14, 14, 9, 7], max_half_rows: 14, narrow: 10 },
+    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[10, 6, 4, 3], max_half_rows: 0, narrow: 8 },
     Isa {
         target: "target_arch = \"aarch64\"",
         lanes: "pulp::aarch64::Neon",
         name: "NEON",
         max_rows: &[12, 8, 6, 5],
+        max_half_rows: 0,
         narrow: 8,
     },
-    Isa { target: "all()", lanes: "super::Scalar", name: "SCALAR", max_rows: &[], narrow: 15 },
+    Isa { target: "all()", lanes: "super::Scalar", name: "SCALAR", max_rows: &[], max_half_rows: 0, narrow: 15 },
 ];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let (mut tiles, mut narrow) = (String::new(), String::new());
-    for Isa { target, lanes, name, max_rows, narrow: channels } in ISAS {
+    for Isa { target, lanes, name, max_rows, max_half_rows, narrow: channels } in ISAS {
+        let row = |max: usize, width: &str| {
+            (1..=max).map(|mr| format!("kernel::<{lanes}, {mr}, {width}>")).collect::<Vec<_>>().join(", ")
+        };
         if !max_rows.is_empty() {
             writeln!(tiles, "/// By NV - 1, then MR - 1.\n#[cfg({target})]").unwrap();
             writeln!(tiles, "pub(super) static {name}: [&[super::TileKernel<{lanes}>]; {}] = [", max_rows.len())
                 .unwrap();
             for (i, max) in max_rows.iter().enumerate() {
-                let row: Vec<String> = (1..=*max).map(|mr| format!("kernel::<{lanes}, {mr}, {}>", i + 1)).collect();
-                writeln!(tiles, "    &[{}],", row.join(", ")).unwrap();
+                writeln!(tiles, "    &[{}],", row(*max, &format!("{}, false", i + 1))).unwrap();
             }
             writeln!(tiles, "];").unwrap();
+        }
+        if max_half_rows > 0 {
+            writeln!(tiles, "/// By MR - 1.\n#[cfg({target})]").unwrap();
+            let row = row(max_half_rows, "2, true");
+            writeln!(tiles, "pub(super) static {name}_HALF: &[super::TileKernel<{lanes}>] = &[{row}];").unwrap();
         }
         let row: Vec<String> = (1..=channels).map(|f| format!("kernel::<{lanes}, {f}>")).collect();
         writeln!(narrow, "/// By F - 1.\n#[cfg({target})]").unwrap();

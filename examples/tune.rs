@@ -14,7 +14,7 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use pointwise::{Isa, Nhwc, NhwcMut, PointwiseConv, Serial, Tile};
+use pointwise::{Isa, Nhwc, NhwcMut, PointwiseConv, Serial, Tail, Tile};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Deserialize;
 use std::{collections::HashSet, iter, time::Instant};
@@ -117,13 +117,13 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
     // Tiles that differ only beyond what there are kernels or pixels for are the same.
     let mut seen = HashSet::new();
     let mut convs = vec![(planned, "the plan".to_owned())];
-    for narrow_tail in [false, true] {
+    let tails = [Tail::Panel, Tail::Half, Tail::Narrow].into_iter().take(if f.is_multiple_of(16) { 1 } else { 3 });
+    for tail in tails {
         for channels in (16..=CHANNELS).step_by(16) {
             for pixels in 1..=PIXELS {
-                let conv = build(Some(Tile { pixels, channels, narrow_tail }))?;
+                let conv = build(Some(Tile { pixels, channels, tail }))?;
                 let plan = conv.plan(shape, &Serial)?;
-                let tail = if narrow_tail && f % 16 != 0 { " and a narrow tail" } else { "" };
-                let name = format!("{} x {}{tail}", plan.tile.0, plan.tile.1);
+                let name = format!("{} x {}, {tail:?} tail", plan.tile.0, plan.tile.1);
                 if seen.insert(name.clone()) {
                     convs.push((conv, name));
                 }

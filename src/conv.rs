@@ -151,8 +151,8 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{PointwiseConv, Tile};
-    /// let tile = Tile { pixels: 4, channels: 32, narrow_tail: false };
+    /// # use pointwise::{PointwiseConv, Tail, Tile};
+    /// let tile = Tile { pixels: 4, channels: 32, tail: Tail::Panel };
     /// assert!(PointwiseConv::builder(1, 1).tile(tile).build(&[1.0]).is_ok());
     /// # Ok::<(), pointwise::Error>(())
     /// ```
@@ -423,7 +423,8 @@ impl PointwiseConv {
     ) {
         let block = schedule.block(task);
         for chunk in block.chunks {
-            let Chunk { group, channels, kernel } = schedule.chunk(chunk);
+            let chunk = schedule.chunk(chunk);
+            let Chunk { group, ref channels, kernel } = chunk;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + channels.start);
             let panels = self.packed.panels(group, channels.start / PANEL, self.in_channels);
@@ -444,12 +445,12 @@ impl PointwiseConv {
                 let strip = strip.far(schedule.far && channels.start == 0);
                 match kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
-                    Kernel::Tile => {
-                        let nv = out_channels.div_ceil(L::LANES);
-                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split::<L>(nv, block.pixels.len());
-                        L::tile(nv, mr)(simd, &strip, tiles);
+                    Kernel::Tile | Kernel::HalfTile => {
+                        let kernels = chunk.tiles::<L>();
+                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split::<L>(&chunk, block.pixels.len());
+                        kernels[mr - 1](simd, &strip, tiles);
                         if rest_tiles > 0 {
-                            L::tile(nv, rest)(simd, &strip.skip(mr * tiles), rest_tiles);
+                            kernels[rest - 1](simd, &strip.skip(mr * tiles), rest_tiles);
                         }
                     }
                 }

@@ -83,7 +83,7 @@ pub use error::{Error, IsaList};
 pub use exec::RayonGlobal;
 pub use exec::{Executor, Serial};
 pub use isa::{Isa, IsaChoice};
-pub use plan::{Kernel, Plan, Tile};
+pub use plan::{Kernel, Plan, Tail, Tile};
 #[cfg(feature = "std")]
 pub use pool::Pool;
 pub use view::{Nhwc, NhwcMut, Shape, Strides};

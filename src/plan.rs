@@ -3,7 +3,7 @@
 use crate::{
     Error, Isa, IsaChoice, Shape,
     isa::{Token, with_lanes},
-    kernel::{Lanes, PANEL, narrow},
+    kernel::{Lanes, PANEL, TileKernel, narrow},
     view::Lines,
 };
 use core::{
@@ -85,12 +85,14 @@ const TASKS_PER_THREAD: usize = 4;
 /// Zen 4, 12 on Zen 5) push each other out. One way is left for the panels.
 const ROWS_OF_A_SET: usize = 7;
 
-/// Which of the two kernels computes some output channels.
+/// Which kind of kernel computes some output channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kernel {
     /// Register tiles of pixels by output channels, lanes along output channels.
     Tile,
+    /// The same, one and a half vectors wide: two pixels share a vector for the half.
+    HalfTile,
     /// For few output channels: lanes along pixels.
     Narrow,
 }
@@ -100,8 +102,8 @@ pub enum Kernel {
 ///
 /// # Example
 /// ```
-/// use pointwise::{Isa, PointwiseConv, Serial, Tile};
-/// let tile = Tile { pixels: 1, channels: 16, narrow_tail: false };
+/// use pointwise::{Isa, PointwiseConv, Serial, Tail, Tile};
+/// let tile = Tile { pixels: 1, channels: 16, tail: Tail::Panel };
 /// let conv = PointwiseConv::builder(8, 40).isa(Isa::Scalar).tile(tile).build(&[0.0; 320])?;
 /// assert_eq!(conv.plan([1, 4, 4, 8], &Serial)?.tile, (1, 16));
 /// # Ok::<(), pointwise::Error>(())
@@ -113,8 +115,41 @@ pub struct Tile {
     /// The most output channels of a tile, in full panels of 16; at least one panel and no more than the ISA has a kernel for
     /// are taken.
     pub channels: usize,
-    /// Whether the channels behind the last full panel go to a narrow kernel, where the ISA has one for them.
-    pub narrow_tail: bool,
+    /// What computes the channels behind the last full panel, where the ISA has a kernel of that kind for them.
+    pub tail: Tail,
+}
+
+/// What computes the output channels that are left when panels of 16 are full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tail {
+    /// Tiles, as of one more panel, though partly empty.
+    Panel,
+    /// Tiles one and a half vectors wide, which take the last full panel as well. AVX-512 has them, for up to 8 channels.
+    Half,
+    /// A narrow kernel, for up to 8 channels or a few more.
+    Narrow,
+}
+
+impl Tail {
+    const ALL: [Self; 3] = [Tail::Panel, Tail::Half, Tail::Narrow];
+
+    /// Whether there is a kernel for the channels behind the last full panel of `f`.
+    fn exists<L: Lanes>(self, f: usize) -> bool {
+        match self {
+            Tail::Panel => true,
+            Tail::Half => !L::half_tiles().is_empty() && f > PANEL && (1..=PANEL / 2).contains(&(f % PANEL)),
+            Tail::Narrow => (1..=L::narrow().len()).contains(&(f % PANEL)),
+        }
+    }
+
+    /// The panels before it.
+    fn panels(self, f: usize) -> usize {
+        match self {
+            Tail::Panel => f.div_ceil(PANEL),
+            Tail::Half => (f / PANEL).saturating_sub(1),
+            Tail::Narrow => f / PANEL,
+        }
+    }
 }
 
 /// How one run is cut into tasks, and tasks into register tiles.
@@ -137,12 +172,12 @@ pub(crate) struct Schedule {
 }
 
 /// How the output channels of a group are cut into chunks, each computed by one kernel: some panels by tiles, in chunks of
-/// nearly equal width, and what is left by one narrow kernel.
+/// nearly equal width, and what is left by a kernel of its own.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     panels: usize,
     chunks: usize,
-    narrow: bool,
+    tail: Tail,
     /// No tile should have more accumulators.
     most_accumulators: usize,
 }
@@ -152,7 +187,7 @@ struct Cut {
 struct Choice {
     /// The most panels of a chunk, 1 to 4.
     panels: usize,
-    narrow_tail: bool,
+    tail: Tail,
     /// No tile has more accumulators than stores are hidden.
     small: bool,
 }
@@ -173,6 +208,16 @@ pub(crate) struct Chunk {
     pub group: usize,
     pub channels: Range<usize>,
     pub kernel: Kernel,
+}
+
+impl Chunk {
+    /// The kernels of its tiles, for 1, 2, 3 and so on pixels.
+    pub fn tiles<L: Lanes>(&self) -> &'static [TileKernel<L>] {
+        match self.kernel {
+            Kernel::HalfTile => L::half_tiles(),
+            _ => L::tiles(self.channels.len().div_ceil(L::LANES)),
+        }
+    }
 }
 
 /// What a task covers: all of these lines, of each these pixels, of each these chunks of output channels.
@@ -316,16 +361,21 @@ impl Schedule {
         let (group, i) = divide(chunk, self.cut.all());
         let tiles = self.cut.panels * PANEL;
         if i == self.cut.chunks {
-            return Chunk { group, channels: tiles..self.out_channels, kernel: Kernel::Narrow };
+            let kernel = if self.cut.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
+            return Chunk { group, channels: tiles..self.out_channels, kernel };
         }
         let panels = part(self.cut.panels, self.cut.chunks, i);
         let channels = panels.start * PANEL..self.out_channels.min(panels.end * PANEL);
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// `(MR, tiles)` for tiles of `nv` vectors down `pixels` pixels: as few tiles as can be, as equal as can be.
-    pub fn split<L: Lanes>(&self, nv: usize, pixels: usize) -> [(usize, usize); 2] {
-        split(rows::<L>(nv, self.cut.most_accumulators).min(self.most_rows), pixels)
+    /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be.
+    pub fn split<L: Lanes>(&self, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
+        let halves = match chunk.kernel {
+            Kernel::HalfTile => 3,
+            _ => 2 * chunk.channels.len().div_ceil(L::LANES),
+        };
+        split(rows(chunk.tiles::<L>(), halves, self.cut.most_accumulators).min(self.most_rows), pixels)
     }
 }
 
@@ -341,36 +391,32 @@ const fn widest<L: Lanes>() -> usize {
     if L::LANES < PANEL / 4 { 1 } else { 4 * L::LANES / PANEL }
 }
 
-/// Whether a narrow kernel can take the channels behind the last full panel.
-fn has_narrow_tail<L: Lanes>(f: usize) -> bool {
-    (1..=L::narrow().len()).contains(&(f % PANEL))
-}
-
 impl Choice {
     /// As near to the tile as there are kernels.
     fn forced<L: Lanes>(tile: Tile, f: usize) -> Self {
         let panels = (tile.channels / PANEL).clamp(1, widest::<L>());
-        Self { panels, narrow_tail: tile.narrow_tail && has_narrow_tail::<L>(f), small: false }
+        let tail = if tile.tail.exists::<L>(f) { tile.tail } else { Tail::Panel };
+        Self { panels, tail, small: false }
     }
 }
 
 impl Memo {
-    const BITS: u32 = 6;
+    const BITS: u32 = 7;
 
     fn get(&self, pixels: usize, conflict: bool) -> Option<Choice> {
         let memo = self.0.load(Ordering::Relaxed);
         let bit = |bit: u32| memo >> bit & 1 == 1;
-        (memo >> Self::BITS == pixels && bit(5) == conflict).then(|| Choice {
+        (memo >> Self::BITS == pixels && bit(6) == conflict).then(|| Choice {
             panels: memo & 7,
-            narrow_tail: bit(3),
-            small: bit(4),
+            tail: Tail::ALL[(memo >> 3 & 3).min(2)],
+            small: bit(5),
         })
     }
 
     fn set(&self, pixels: usize, conflict: bool, choice: Choice) {
         if pixels <= usize::MAX >> Self::BITS {
             let bit = |set, bit: u32| usize::from(set) << bit;
-            let bits = choice.panels | bit(choice.narrow_tail, 3) | bit(choice.small, 4) | bit(conflict, 5);
+            let bits = choice.panels | (choice.tail as usize) << 3 | bit(choice.small, 5) | bit(conflict, 6);
             self.0.store(pixels << Self::BITS | bits, Ordering::Relaxed);
         }
     }
@@ -378,56 +424,62 @@ impl Memo {
 
 impl Cut {
     fn new(tuning: &Tuning, choice: Choice, f: usize) -> Self {
-        let panels = if choice.narrow_tail { f / PANEL } else { f.div_ceil(PANEL) };
-        let most_accumulators = tuning.most_accumulators(choice.small);
-        Self { panels, chunks: divide_up(panels, choice.panels), narrow: choice.narrow_tail, most_accumulators }
+        let Choice { panels: widest, tail, small } = choice;
+        let panels = tail.panels(f);
+        let most_accumulators = tuning.most_accumulators(small);
+        Self { panels, chunks: divide_up(panels, widest), tail, most_accumulators }
     }
 
     /// Chunks of a group.
     fn all(&self) -> usize {
-        self.chunks + usize::from(self.narrow)
+        self.chunks + usize::from(self.tail != Tail::Panel)
     }
 }
 
-/// The most pixels of a tile of `nv` vectors, 4 at most, that has no more than `most_accumulators`.
-fn rows<L: Lanes>(nv: usize, most_accumulators: usize) -> usize {
-    L::max_rows(nv).min(most_accumulators / nv)
+/// The most pixels of one of these tiles, so many half vectors wide, that has no more than `most_accumulators`.
+fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> usize {
+    tiles.len().min(most_accumulators.saturating_mul(2) / halves)
 }
 
 /// The cheapest cut.
 fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Choice {
     let all_panels = f.div_ceil(PANEL);
-    let mut best = (usize::MAX, Choice { panels: 1, narrow_tail: false, small: false });
+    let mut best = (usize::MAX, Choice { panels: 1, tail: Tail::Panel, small: false });
     // Large tiles, and where their stores cost something, smaller ones.
     for small in [false, true].into_iter().take(if tuning.has_small() { 2 } else { 1 }) {
         let most_accumulators = tuning.most_accumulators(small);
+        let cost = |kernels: &[TileKernel<L>], halves| {
+            split(rows(kernels, halves, most_accumulators).min(most_rows), pixels)
+                .into_iter()
+                .filter(|(_, tiles)| *tiles > 0)
+                .map(|(mr, tiles)| {
+                    tiles.saturating_mul(tile_cost::<L>(tuning, [k, pixels], mr, halves)).saturating_add(tuning.call)
+                })
+                .fold(0, usize::saturating_add)
+        };
         // What a chunk of 1, 2, 3 and so on panels costs.
         let widest = const { widest::<L>() }.min(all_panels);
         let mut costs = [0; 4];
-        for (cost, panels) in costs.iter_mut().zip(1..=widest) {
+        for (chunk, panels) in costs.iter_mut().zip(1..=widest) {
             let nv = divide_up(f.min(panels * PANEL), L::LANES);
-            for (mr, tiles) in split(rows::<L>(nv, most_accumulators).min(most_rows), pixels) {
-                if tiles > 0 {
-                    let tiles = tiles.saturating_mul(tile_cost::<L>(tuning, [k, pixels], mr, nv));
-                    *cost = tiles.saturating_add(*cost).saturating_add(tuning.call);
-                }
-            }
+            *chunk = cost(L::tiles(nv), 2 * nv);
         }
-        // Tiles alone, or tiles for full panels only, and a narrow kernel for the other channels.
-        for narrow_tail in [false, true].into_iter().take(if has_narrow_tail::<L>(f) { 2 } else { 1 }) {
-            let (panels, narrow_cost) = match narrow_tail {
-                true => (f / PANEL, narrow_cost::<L>(tuning, k, f % PANEL, pixels)),
-                false => (all_panels, 0),
+        for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
+            let panels = tail.panels(f);
+            let tail_cost = match tail {
+                Tail::Panel => 0,
+                Tail::Half => cost(L::half_tiles(), 3),
+                Tail::Narrow => narrow_cost::<L>(tuning, k, f % PANEL, pixels),
             };
             for width in (1..=widest.min(panels.max(1))).rev() {
                 let chunks = divide_up(panels, width);
                 let (equal, wider) = if chunks > 0 { divide(panels, chunks) } else { (1, 0) };
-                let mut cost = narrow_cost.saturating_add((chunks - wider).saturating_mul(costs[equal - 1]));
+                let mut cost = tail_cost.saturating_add((chunks - wider).saturating_mul(costs[equal - 1]));
                 if wider > 0 {
                     cost = cost.saturating_add(wider.saturating_mul(costs[equal]));
                 }
                 if cost < best.0 {
-                    best = (cost, Choice { panels: width, narrow_tail, small });
+                    best = (cost, Choice { panels: width, tail, small });
                 }
             }
         }
@@ -435,9 +487,9 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
     best.1
 }
 
-/// A tile's cost: its k's are bound by multiply-adds, by loads, or by the chains' latency.
-fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, nv: usize) -> usize {
-    let accumulators = mr * nv;
+/// A tile's cost, so many half vectors wide: its k's are bound by multiply-adds, by loads, or by the chains' latency.
+fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, halves: usize) -> usize {
+    let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
     // A quad is one load in place of four.
     let loads = (mr + nv) * tuning.load - L::held_quads(mr, nv) * tuning.load * 3 / 4;
     let mut step = (accumulators * tuning.fma).max(loads).max(tuning.latency);
@@ -511,7 +563,7 @@ pub struct Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lanes = match self.kernel {
-            Kernel::Tile => "output channels",
+            Kernel::Tile | Kernel::HalfTile => "output channels",
             Kernel::Narrow => "pixels",
         };
         let bytes = self.input_bytes + self.weight_bytes + self.output_bytes;
@@ -574,7 +626,7 @@ pub(crate) fn explain(
             let (block, chunk) = (schedule.block(0), schedule.chunk(0));
             let rows = match chunk.kernel {
                 Kernel::Narrow => L::LANES,
-                Kernel::Tile => schedule.split::<L>(chunk.channels.len().div_ceil(L::LANES), block.pixels.len())[0].0,
+                Kernel::Tile | Kernel::HalfTile => schedule.split::<L>(&chunk, block.pixels.len())[0].0,
             };
             (schedule, block, chunk, rows)
         }
@@ -665,12 +717,12 @@ mod tests {
     #[test]
     fn a_memo_knows_what_it_is_about() {
         let memo = Memo::default();
-        let choice = Choice { panels: 4, narrow_tail: true, small: false };
+        let choice = Choice { panels: 4, tail: Tail::Narrow, small: false };
         assert_eq!(memo.get(49, false), None);
         memo.set(49, false, choice);
         assert_eq!(memo.clone().get(49, false), Some(choice));
         assert_eq!((memo.get(49, true), memo.get(48, false)), (None, None));
-        let other = Choice { panels: 1, narrow_tail: false, small: true };
+        let other = Choice { panels: 1, tail: Tail::Half, small: true };
         memo.set(1, true, other);
         assert_eq!((memo.get(1, true), memo.get(49, false)), (Some(other), None));
         // More pixels than it can hold.

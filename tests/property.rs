@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Case, Padding, Values};
-use pointwise::{Activation, Tile};
+use pointwise::{Activation, Tail, Tile};
 use proptest::{prelude::*, test_runner::Config};
 
 fn activation() -> impl Strategy<Value = Activation> {
@@ -37,8 +37,8 @@ fn channels(most: usize) -> impl Strategy<Value = usize> {
 
 /// The plan's choice, or any other, such as there are no kernels for.
 fn tile() -> impl Strategy<Value = Option<Tile>> {
-    let tile = (0..=16usize, 0..=80usize, any::<bool>());
-    prop::option::of(tile.prop_map(|(pixels, channels, narrow_tail)| Tile { pixels, channels, narrow_tail }))
+    let tile = (0..=16usize, 0..=80usize, prop::sample::select(vec![Tail::Panel, Tail::Half, Tail::Narrow]));
+    prop::option::of(tile.prop_map(|(pixels, channels, tail)| Tile { pixels, channels, tail }))
 }
 
 fn case() -> impl Strategy<Value = Case> {

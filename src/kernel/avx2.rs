@@ -162,12 +162,8 @@ impl Lanes for V3 {
         must_cast(self.avx2._mm256_slli_epi32::<23>(must_cast(a)))
     }
 
-    fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
-        tile::AVX2[nv - 1][mr - 1]
-    }
-
-    fn max_rows(nv: usize) -> usize {
-        tile::AVX2[nv - 1].len()
+    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+        tile::AVX2[nv - 1]
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

@@ -91,6 +91,22 @@ impl Lanes for V4 {
     }
 
     #[inline(always)]
+    fn load_half_twice(self, row: &Row) -> __m512 {
+        let [half, _] = must_cast::<[f32; 16], [[f32; 8]; 2]>(row.0);
+        must_cast([half; 2])
+    }
+
+    #[inline(always)]
+    fn blend_halves(self, lower: __m512, upper: __m512) -> __m512 {
+        self.avx512f._mm512_mask_blend_ps(0xff00, lower, upper)
+    }
+
+    #[inline(always)]
+    fn upper_half(self, vector: __m512) -> __m512 {
+        self.avx512f._mm512_shuffle_f32x4::<0b11_10_11_10>(vector, vector)
+    }
+
+    #[inline(always)]
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [__m512; 4]) {
         super::transpose_step(
             step,
@@ -201,17 +217,17 @@ impl Lanes for V4 {
         must_cast(self.avx512f._mm512_slli_epi32::<23>(must_cast(a)))
     }
 
-    fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
-        tile::AVX512[nv - 1][mr - 1]
+    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+        tile::AVX512[nv - 1]
+    }
+
+    fn half_tiles() -> &'static [TileKernel<Self>] {
+        tile::AVX512_HALF
     }
 
     #[inline(always)]
     fn held_quads(mr: usize, nv: usize) -> usize {
         if nv == 1 && mr >= 10 { 3 } else { 0 }
-    }
-
-    fn max_rows(nv: usize) -> usize {
-        tile::AVX512[nv - 1].len()
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

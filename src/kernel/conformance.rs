@@ -1,7 +1,8 @@
 //! What every ISA's lanes and kernels must do, instantiated at the foot of each ISA's file.
 
-use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip};
+use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip, TileKernel};
 use crate::{Activation, epilogue, output::OutputPixels};
+use core::ops::Range;
 use std::vec::Vec;
 
 /// Instantiates the suite for `$token`, an `Option` of lanes.
@@ -19,6 +20,11 @@ macro_rules! suite {
             #[test]
             fn partial_loads_and_stores_stay_inside() {
                 suite::tested($token, $isa).map(suite::partial);
+            }
+
+            #[test]
+            fn halves() {
+                suite::tested($token, $isa).map(suite::halves);
             }
 
             #[test]
@@ -134,6 +140,23 @@ pub(super) fn operations<L: Lanes>(simd: L) {
     }
 }
 
+pub(super) fn halves<L: Lanes>(simd: L) {
+    let half = L::LANES.div_ceil(2);
+    let (a, b) = (row(|l| l as f32), row(|l| 100.0 + l as f32));
+    let [va, vb] = [&a, &b].map(|row| simd.load(row, 0));
+    let values = |vector| {
+        let mut row = Row([0.0; PANEL]);
+        simd.store(vector, &mut row, 0);
+        row.0
+    };
+    let [twice, blended, upper] = [simd.load_half_twice(&a), simd.blend_halves(va, vb), simd.upper_half(va)].map(values);
+    for l in 0..L::LANES {
+        assert_eq!(twice[l], a.0[l % half]);
+        assert_eq!(blended[l], if l < half { a.0[l] } else { b.0[l] });
+    }
+    assert_eq!(upper[..L::LANES - half], a.0[half..L::LANES]);
+}
+
 pub(super) fn partial<L: Lanes>(simd: L) {
     let all = row(|l| l as f32 + 1.0);
     for part in 0..PANEL / L::LANES {
@@ -247,18 +270,22 @@ fn check_strip<L: Lanes>(
 }
 
 pub(super) fn tiles<L: Lanes>(simd: L) {
-    for nv in 1..=4 {
-        for mr in 1..=L::max_rows(nv) {
+    let check = |kernels: &[TileKernel<L>], nv: usize, channels: Range<usize>| {
+        for (mr, kernel) in (1..).zip(kernels) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
-            for channels in (nv - 1) * L::LANES + 1..=nv * L::LANES {
+            for channels in channels.clone() {
                 for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
                     let activation = ACTIVATIONS[(mr + i + channels) % ACTIVATIONS.len()];
-                    let run = |strip: &Strip<'_>| L::tile(nv, mr)(simd, strip, 2);
+                    let run = |strip: &Strip<'_>| kernel(simd, strip, 2);
                     check_strip::<L>(2 * mr, k, channels, activation, (i + channels) % 2 == 0, run, &what);
                 }
             }
         }
+    };
+    for nv in 1..=4 {
+        check(L::tiles(nv), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
+    check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
 }
 
 pub(super) fn narrow_kernels<L: Lanes>(simd: L) {

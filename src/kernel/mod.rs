@@ -99,6 +99,28 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn store_first_halved(self, vector: Self::Vector, to: &mut [f32]) {
         self.store_first(vector, to);
     }
+    /// The first `LANES / 2` values of a row, twice.
+    #[inline(always)]
+    fn load_half_twice(self, row: &Row) -> Self::Vector {
+        self.load(&Row(core::array::from_fn(|l| row.0[l % half::<Self>()])), 0)
+    }
+    /// The lower half of the one and the upper half of the other.
+    #[inline(always)]
+    fn blend_halves(self, lower: Self::Vector, upper: Self::Vector) -> Self::Vector {
+        let (mut row, mut above) = (Row([0.0; PANEL]), Row([0.0; PANEL]));
+        self.store(lower, &mut row, 0);
+        self.store(upper, &mut above, 0);
+        row.0[half::<Self>()..].copy_from_slice(&above.0[half::<Self>()..]);
+        self.load(&row, 0)
+    }
+    /// The upper half as the lower one; what then is above it, is unspecified.
+    #[inline(always)]
+    fn upper_half(self, vector: Self::Vector) -> Self::Vector {
+        let mut row = Row([0.0; PANEL]);
+        self.store(vector, &mut row, 0);
+        row.0.rotate_left(half::<Self>());
+        self.load(&row, 0)
+    }
     /// One of the [`TRANSPOSE_STEPS`] that turn four values of each of `LANES` pixels into four vectors: in the end pixel `l`'s
     /// values are lane `l` of the columns. In between they hold what the next steps need.
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [Self::Vector; 4]);
@@ -143,18 +165,25 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// The bits of each lane as an integer, shifted left by 23: makes an exponent of a float's low bits.
     fn shift_left_23(self, a: Self::Vector) -> Self::Vector;
 
-    /// The `NV`-vector kernel for `mr` pixels a tile, `1 <= mr <= max_rows(nv)`.
-    fn tile(nv: usize, mr: usize) -> TileKernel<Self>;
+    /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile.
+    fn tiles(nv: usize) -> &'static [TileKernel<Self>];
+    /// Those of tiles one and a half vectors wide, where the ISA has such.
+    fn half_tiles() -> &'static [TileKernel<Self>] {
+        &[]
+    }
     /// Of how many of its pixels a tile of `mr` pixels by `nv` vectors holds quads in registers. The other pixels' values
     /// are broadcast from memory, one load each.
     #[inline(always)]
     fn held_quads(_mr: usize, _nv: usize) -> usize {
         0
     }
-    /// The most pixels of a tile that is `nv` vectors wide.
-    fn max_rows(nv: usize) -> usize;
     /// The narrow kernels, for 1, 2, 3 and so on output channels.
     fn narrow() -> &'static [NarrowKernel<Self>];
+}
+
+/// Lanes of half a vector.
+const fn half<L: Lanes>() -> usize {
+    L::LANES.div_ceil(2)
 }
 
 /// Runs a register tile down a strip.

@@ -145,17 +145,13 @@ impl Lanes for Neon {
         must_cast(self.neon.vshlq_n_u32::<23>(must_cast(a)))
     }
 
-    fn tile(nv: usize, mr: usize) -> TileKernel<Self> {
-        tile::NEON[nv - 1][mr - 1]
+    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+        tile::NEON[nv - 1]
     }
 
     #[inline(always)]
     fn held_quads(mr: usize, _nv: usize) -> usize {
         mr
-    }
-
-    fn max_rows(nv: usize) -> usize {
-        tile::NEON[nv - 1].len()
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

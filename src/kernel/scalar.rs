@@ -124,12 +124,8 @@ impl Lanes for Scalar {
         f32::from_bits(a.to_bits() << 23)
     }
 
-    fn tile(_nv: usize, _mr: usize) -> TileKernel<Self> {
-        tile::kernel::<Self, 1, PANEL>
-    }
-
-    fn max_rows(_nv: usize) -> usize {
-        1
+    fn tiles(_nv: usize) -> &'static [TileKernel<Self>] {
+        &[tile::kernel::<Self, 1, PANEL, false>]
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

@@ -19,19 +19,25 @@
 //!    each pixel, and a quarter of the time was lost.
 //! 5. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
 //!    of the multiply-add.
+//! 6. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
+//!    the first one's, its upper half the second one's, and the weights stand in both.
 
-use super::{Lanes, PANEL, Strip, for_each, strip::Panel, unrolled};
+use super::{Lanes, PANEL, Row, Strip, for_each, unrolled};
 use crate::{Activation, epilogue};
 use core::ops::Range;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
-/// Runs `tiles` tiles of `MR` pixels by `NV` vectors down the strip, from its first pixel on.
-pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, tiles: usize) {
+/// Runs `tiles` tiles of `MR` pixels by `NV` vectors, the last of them half, down the strip, from its first pixel on.
+pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(
+    simd: L,
+    strip: &Strip<'_>,
+    tiles: usize,
+) {
     /// A type rather than a closure: a closure is called through a shim that is not inlined for certain, and what is not
     /// inlined is not compiled for the ISA.
-    struct Down<'a, L, const MR: usize, const NV: usize>(L, &'a Strip<'a>, usize);
-    impl<L: Lanes, const MR: usize, const NV: usize> pulp::NullaryFnOnce for Down<'_, L, MR, NV> {
+    struct Down<'a, L, const MR: usize, const NV: usize, const HALF: bool>(L, &'a Strip<'a>, usize);
+    impl<L: Lanes, const MR: usize, const NV: usize, const HALF: bool> pulp::NullaryFnOnce for Down<'_, L, MR, NV, HALF> {
         type Output = ();
 
         #[inline(always)]
@@ -40,20 +46,20 @@ pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip:
             let strip = *self.1;
             for t in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV>(self.0, &strip, t * MR) };
+                unsafe { tile::<L, MR, NV, HALF>(self.0, &strip, t * MR) };
             }
         }
     }
     assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
     assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
-    simd.vectorize(Down::<L, MR, NV>(simd, strip, tiles));
+    simd.vectorize(Down::<L, MR, NV, HALF>(simd, strip, tiles));
 }
 
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Strip<'_>, pixel: usize) {
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(simd: L, strip: &Strip<'_>, pixel: usize) {
     debug_assert!(pixel + MR <= strip.pixels());
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
@@ -70,7 +76,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
         #[inline(always)]
-        |m, v| acc[m][v] = simd.load(panels[v].bias, v % per_panel),
+        |m, v| acc[m][v] = load::<L, NV, HALF>(simd, panels[v].bias, v),
     );
     let ahead = strip.ahead(pixel, MR);
     for four in 0..k / 4 {
@@ -91,25 +97,30 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize>(simd: L, strip: &Stri
                 }
             },
         );
-        step::<L, 0, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
-        step::<L, 1, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
-        step::<L, 2, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
-        step::<L, 3, MR, NV>(simd, &mut acc, quad, &held, &panels, four);
+        step::<L, 0, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[0], &held, |v| &panels[v].fours[four][0]);
+        step::<L, 1, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[1], &held, |v| &panels[v].fours[four][1]);
+        step::<L, 2, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[2], &held, |v| &panels[v].fours[four][2]);
+        step::<L, 3, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[3], &held, |v| &panels[v].fours[four][3]);
     }
     for rest in 0..k % 4 {
         let x = x.wrapping_add(k - k % 4 + rest);
-        for_each::<MR, NV>(
+        // SAFETY: as for a quad; it is one of the K % 4 values behind them.
+        let value = |m| unsafe { *steps.from(x, m) };
+        step::<L, 0, MR, NV, HALF>(simd, &mut acc, value, &[None; MR], |v| &panels[v].rest[rest]);
+    }
+    if HALF {
+        unrolled::<MR>(
             #[inline(always)]
-            |m, v| {
-                // SAFETY: as for a quad; it is one of the K % 4 values behind them.
-                let value = simd.splat(unsafe { *steps.from(x, m) });
-                acc[m][v] = simd.mul_add(value, simd.load(&panels[v].rest[rest], v % per_panel), acc[m][v]);
+            |m| {
+                if m % 2 == 1 {
+                    acc[m][NV - 1] = simd.upper_half(acc[m - 1][NV - 1]);
+                }
             },
         );
     }
 
     // Twice, so that in the usual case all lengths are constants.
-    let all = NV * L::LANES;
+    let all = NV * L::LANES - if HALF { L::LANES / 2 } else { 0 };
     if strip.out_channels() >= all {
         // SAFETY: this function's contract.
         unsafe { finish(simd, strip, pixel, acc, all) };
@@ -210,40 +221,55 @@ fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
     (v * L::LANES).min(channels)..((v + 1) * L::LANES).min(channels)
 }
 
-/// One k, the `J`-th of a four: its value of each pixel times its row of each panel. The first pixels' quads are held in
-/// registers.
+/// The `v`-th vector of a tile from its row, for a pixel or, if it is half a vector, for two.
 #[inline(always)]
-fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize>(
+fn load<L: Lanes, const NV: usize, const HALF: bool>(simd: L, row: &Row, v: usize) -> L::Vector {
+    if HALF && v == NV - 1 { simd.load_half_twice(row) } else { simd.load(row, v % const { PANEL / L::LANES }) }
+}
+
+/// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
+/// is their `J`-th value.
+#[inline(always)]
+fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF: bool>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    quad: impl Fn(usize) -> &'a [f32; 4],
+    value: impl Fn(usize) -> f32,
     held: &[Option<L::Quad>; MR],
-    panels: &[Panel<'_>; NV],
-    four: usize,
+    row: impl Fn(usize) -> &'a Row,
 ) {
-    let load = |v: usize| simd.load(&panels[v].fours[four][J as usize], v % const { PANEL / L::LANES });
+    let load = |v: usize| load::<L, NV, HALF>(simd, row(v), v);
     let mut weights = [simd.splat(0.0); NV];
     unrolled::<NV>(
         #[inline(always)]
         |v| weights[v] = load(v),
     );
+    let mut before = weights[0];
     unrolled::<MR>(
         #[inline(always)]
         |m| {
-            if const { MR * NV + NV + 1 > L::REGISTERS } {
+            if const { !HALF && MR * NV + NV + 1 > L::REGISTERS } {
                 weights[NV - 1] = load(NV - 1);
             }
-            let value = quad(m)[J as usize];
+            let mut x = simd.splat(value(m));
+            if HALF {
+                // Or the compiler would load it a second time, to blend from memory.
+                x = simd.pin(x);
+            }
             unrolled::<NV>(
                 #[inline(always)]
                 |v| {
+                    let first = if HALF && v == NV - 1 { m & !1 } else { m };
                     let sum = match held[m] {
                         Some(quad) => simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]),
-                        None => simd.mul_add(simd.splat(value), weights[v], acc[m][v]),
+                        None if first < m => simd.mul_add(simd.blend_halves(before, x), weights[v], acc[first][v]),
+                        // The next pixel does it for both.
+                        None if HALF && v == NV - 1 && m + 1 < MR => return,
+                        None => simd.mul_add(x, weights[v], acc[m][v]),
                     };
-                    acc[m][v] = simd.pin(sum);
+                    acc[first][v] = simd.pin(sum);
                 },
             );
+            before = x;
         },
     );
 }
