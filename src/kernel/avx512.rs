@@ -86,6 +86,7 @@ impl Lanes for V4 {
                 // Pinned in between, or the compiler would make one store of both.
                 *high = must_cast(self.avx512dq._mm512_extractf32x8_ps::<1>(self.pin(vector)));
             }
+            ([half], []) => *half = must_cast(self.avx512f._mm512_castps512_ps256(vector)),
             _ => self.store_first(vector, to),
         }
     }

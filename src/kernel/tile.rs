@@ -97,16 +97,16 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
                 }
             },
         );
-        step::<L, 0, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[0], &held, |v| &panels[v].fours[four][0]);
-        step::<L, 1, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[1], &held, |v| &panels[v].fours[four][1]);
-        step::<L, 2, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[2], &held, |v| &panels[v].fours[four][2]);
-        step::<L, 3, MR, NV, HALF>(simd, &mut acc, |m| quad(m)[3], &held, |v| &panels[v].fours[four][3]);
+        step::<L, 0, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[0], &held, |v| &panels[v].fours[four][0]);
+        step::<L, 1, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[1], &held, |v| &panels[v].fours[four][1]);
+        step::<L, 2, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[2], &held, |v| &panels[v].fours[four][2]);
+        step::<L, 3, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[3], &held, |v| &panels[v].fours[four][3]);
     }
     for rest in 0..k % 4 {
         let x = x.wrapping_add(k - k % 4 + rest);
         // SAFETY: as for a quad; it is one of the K % 4 values behind them.
         let value = |m| unsafe { *steps.from(x, m) };
-        step::<L, 0, MR, NV, HALF>(simd, &mut acc, value, &[None; MR], |v| &panels[v].rest[rest]);
+        step::<L, 0, MR, NV, HALF, false>(simd, &mut acc, value, &[None; MR], |v| &panels[v].rest[rest]);
     }
     if HALF {
         unrolled::<MR>(
@@ -228,9 +228,10 @@ fn load<L: Lanes, const NV: usize, const HALF: bool>(simd: L, row: &Row, v: usiz
 }
 
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
-/// is their `J`-th value.
+/// is their `J`-th value. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
+/// move those of the first.
 #[inline(always)]
-fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF: bool>(
+fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF: bool, const PIN: bool>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
     value: impl Fn(usize) -> f32,
@@ -266,7 +267,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
                         None if HALF && v == NV - 1 && m + 1 < MR => return,
                         None => simd.mul_add(x, weights[v], acc[m][v]),
                     };
-                    acc[first][v] = simd.pin(sum);
+                    acc[first][v] = if PIN { simd.pin(sum) } else { sum };
                 },
             );
             before = x;
