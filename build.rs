@@ -21,7 +21,14 @@ struct Isa {
 const X86: &str = "any(target_arch = \"x86\", target_arch = \"x86_64\")";
 
 const ISAS: [Isa; 4] = [
-    Isa { target: X86, lanes: "pulp::x86::V4", name: "AVX512", max_rows: &[14, 14, 9, 7], max_half_rows: 14, narrow: 10 },
+    Isa {
+        target: X86,
+        lanes: "pulp::x86::V4",
+        name: "AVX512",
+        max_rows: &[14, 14, 9, 7],
+        max_half_rows: 14,
+        narrow: 10,
+    },
     Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[10, 6, 4, 3], max_half_rows: 0, narrow: 8 },
     Isa {
         target: "target_arch = \"aarch64\"",

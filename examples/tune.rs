@@ -117,8 +117,12 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
     // Tiles that differ only beyond what there are kernels or pixels for are the same.
     let mut seen = HashSet::new();
     let mut convs = vec![(planned, "the plan".to_owned())];
-    let tails = [Tail::Panel, Tail::Half, Tail::Narrow].into_iter().take(if f.is_multiple_of(16) { 1 } else { 3 });
-    for tail in tails {
+    let tails = match f % 16 {
+        0 => &[Tail::Panel][..],
+        1..=8 if isa == Isa::Avx512 => &[Tail::Panel, Tail::Half, Tail::Narrow],
+        _ => &[Tail::Panel, Tail::Narrow],
+    };
+    for &tail in tails {
         for channels in (16..=CHANNELS).step_by(16) {
             for pixels in 1..=PIXELS {
                 let conv = build(Some(Tile { pixels, channels, tail }))?;

@@ -326,10 +326,20 @@ pub unsafe extern "C" fn pw_conv_f32_run(
         let y = NhwcMut::with_strides(data, shape, strides)?;
         let residual = residual.map(|(residual, _)| residual);
         if pool.is_null() {
-            conv.run_any(&crate::Serial, x, residual, y)?;
+            conv.run_any(
+                &crate::Serial,
+                x,
+                residual.map_or(crate::kernel::Residual::None, crate::kernel::Residual::Of),
+                y,
+            )?;
         } else {
             // SAFETY: as above.
-            conv.run_any(unsafe { &read("pool", pool)?.0 }, x, residual, y)?;
+            conv.run_any(
+                unsafe { &read("pool", pool)?.0 },
+                x,
+                residual.map_or(crate::kernel::Residual::None, crate::kernel::Residual::Of),
+                y,
+            )?;
         }
         Ok(())
     })

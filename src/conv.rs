@@ -1,9 +1,10 @@
 //! Build once, run many: the convolution and its builder.
 
 use crate::{
-    Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, Serial, Shape,
+    Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, ResidualOrder, Serial, Shape,
+    epilogue::Epilogue,
     isa::{self, Token, with_lanes},
-    kernel::{Lanes, PANEL, Pixels, Strip},
+    kernel::{Lanes, PANEL, Pixels, Residual, Strip},
     output::OutputPixels,
     pack::Packed,
     plan::{self, Chunk, Kernel, Memo, Schedule, Tile},
@@ -33,7 +34,9 @@ pub struct PointwiseConv {
     choice: IsaChoice,
     tile: Option<Tile>,
     memo: Memo,
+    scaled: bool,
     activation: Activation,
+    residual: ResidualOrder,
     stride: (usize, usize),
     groups: usize,
     /// Of one group.
@@ -63,7 +66,10 @@ pub struct Builder<'a> {
     in_channels: usize,
     out_channels: usize,
     bias: Option<&'a [f32]>,
+    scale_shift: Option<(&'a [f32], &'a [f32])>,
     activation: Activation,
+    slopes: Option<&'a [f32]>,
+    residual: ResidualOrder,
     stride: (usize, usize),
     groups: usize,
     isa: Option<Isa>,
@@ -84,6 +90,56 @@ impl<'a> Builder<'a> {
     /// ```
     pub fn bias(self, bias: &'a [f32]) -> Self {
         Self { bias: Some(bias), ..self }
+    }
+
+    /// Two values for each output channel: the sum, which starts at the bias, becomes `scale * sum + shift`, fused, before
+    /// anything else. For a batch norm that [`fold_batch_norm`](crate::fold_batch_norm) shall not fold, or to take a
+    /// quantisation back. Default: none.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 2).scale_shift(&[0.5, 2.0], &[1.0, -1.0]).build(&[1.0, 1.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [2.5, 5.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn scale_shift(self, scale: &'a [f32], shift: &'a [f32]) -> Self {
+        Self { scale_shift: Some((scale, shift)), ..self }
+    }
+
+    /// The slope of each output channel below zero, for [`Activation::Prelu`], and only for it.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 2).activation(Activation::Prelu).slopes(&[0.5, 0.25]).build(&[1.0, -1.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[4.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [4.0, -1.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn slopes(self, slopes: &'a [f32]) -> Self {
+        Self { slopes: Some(slopes), ..self }
+    }
+
+    /// Where a residual is added, in runs that have one. Default: before the activation.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv, ResidualOrder};
+    /// let relu = PointwiseConv::builder(1, 1).activation(Activation::Relu);
+    /// for (order, expected) in [(ResidualOrder::BeforeActivation, 0.0), (ResidualOrder::AfterActivation, 2.0)] {
+    ///     let mut y = [2.0];
+    ///     let conv = relu.residual_order(order).build(&[1.0])?;
+    ///     conv.run_accumulate(Nhwc::new(&[-3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 1])?)?;
+    ///     assert_eq!(y, [expected]);
+    /// }
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn residual_order(self, residual: ResidualOrder) -> Self {
+        Self { residual, ..self }
     }
 
     /// What is applied to each output value. Default: [`Activation::Identity`].
@@ -165,7 +221,7 @@ impl<'a> Builder<'a> {
     /// Memory: `4 * groups * ceil(out_channels / groups / 16) * 16 * (in_channels / groups + 1)` bytes.
     ///
     /// # Errors
-    /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Length`] for weights or bias,
+    /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Length`] for weights or values by channel,
     /// [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name, [`Error::TooLarge`] where
     /// the packed weights cannot be allocated.
     ///
@@ -181,16 +237,21 @@ impl<'a> Builder<'a> {
         let (in_channels, out_channels) = check_channels(self.in_channels, self.out_channels, self.groups)?;
         check_stride(self.stride)?;
         self.activation.check()?;
-        check_weights(weights, self.bias, self.out_channels, in_channels)?;
+        check_weights(weights, self.out_channels, in_channels)?;
+        check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
         let (token, choice) = self.isa.map_or_else(isa::detect, isa::force)?;
         let sizes = [in_channels, out_channels, self.groups];
+        let packed = with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?;
         Ok(PointwiseConv {
-            packed: with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?,
+            packed: packed.with_channels(self.scale_shift, self.slopes, [out_channels, self.groups])?,
             token,
             choice,
             tile: self.tile,
             memo: Memo::default(),
+            scaled: self.scale_shift.is_some(),
             activation: self.activation,
+            // With no activation between them there is but one order.
+            residual: if self.activation == Activation::Identity { ResidualOrder::default() } else { self.residual },
             stride: self.stride,
             groups: self.groups,
             in_channels,
@@ -214,7 +275,10 @@ impl PointwiseConv {
             in_channels,
             out_channels,
             bias: None,
+            scale_shift: None,
             activation: Activation::Identity,
+            slopes: None,
+            residual: ResidualOrder::BeforeActivation,
             stride: (1, 1),
             groups: 1,
             isa: None,
@@ -267,7 +331,8 @@ impl PointwiseConv {
         Ok([n, output_size(h, self.stride.0), output_size(w, self.stride.1), self.out_channels()])
     }
 
-    /// Computes `y = act(b + w x)` on the calling thread.
+    /// Computes `y = act(b + w x)` on the calling thread, or `act(scale * (b + w x) + shift)` where there is a
+    /// [`scale_shift`](Builder::scale_shift).
     ///
     /// # Errors
     /// [`Error::Channels`] where `x` has not `in_channels`, [`Error::Shape`] where `y` has not the output's shape. Then
@@ -284,10 +349,11 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn run(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(&Serial, x, None, y)
+        self.run_any(&Serial, x, Residual::None, y)
     }
 
-    /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`.
+    /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`. It is added after the
+    /// activation where the [`residual_order`](Builder::residual_order) says so.
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`Error::Shape`] for the residual.
@@ -303,7 +369,25 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(&Serial, x, Some(residual), y)
+        self.run_any(&Serial, x, Residual::Of(residual), y)
+    }
+
+    /// [`run_residual`](Self::run_residual), where the residual is what `y` holds: `y = act(y + (b + w x))`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.5, 0.25];
+    /// conv.run_accumulate(Nhwc::new(&[1.0, 2.0], [1, 1, 2, 1])?, NhwcMut::new(&mut y, [1, 1, 2, 1])?)?;
+    /// assert_eq!(y, [2.5, 4.25]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_accumulate(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
+        self.run_any(&Serial, x, Residual::Output, y)
     }
 
     /// [`run`](Self::run), with the work split over an executor's threads. The bits are the same. A panic in the executor
@@ -322,7 +406,7 @@ impl PointwiseConv {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(executor, x, None, y)
+        self.run_any(executor, x, Residual::None, y)
     }
 
     /// [`run_residual`](Self::run_residual), with the work split over an executor's threads.
@@ -346,7 +430,30 @@ impl PointwiseConv {
         residual: Nhwc<'_>,
         y: NhwcMut<'_>,
     ) -> Result<(), Error> {
-        self.run_any(executor, x, Some(residual), y)
+        self.run_any(executor, x, Residual::Of(residual), y)
+    }
+
+    /// [`run_accumulate`](Self::run_accumulate), with the work split over an executor's threads.
+    ///
+    /// # Errors
+    /// As [`run_accumulate`](Self::run_accumulate), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv, Serial};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.5];
+    /// conv.run_accumulate_with(&Serial, Nhwc::new(&[1.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 1])?)?;
+    /// assert_eq!(y, [2.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_accumulate_with(
+        &self,
+        executor: &(impl Executor + ?Sized),
+        x: Nhwc<'_>,
+        y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        self.run_any(executor, x, Residual::Output, y)
     }
 
     /// How a dense input of this shape is computed with an executor: what [`run_with`](Self::run_with) decides.
@@ -375,7 +482,7 @@ impl PointwiseConv {
         &self,
         executor: &(impl Executor + ?Sized),
         x: Nhwc<'_>,
-        residual: Option<Nhwc<'_>>,
+        residual: Residual<Nhwc<'_>>,
         y: NhwcMut<'_>,
     ) -> Result<(), Error> {
         let expected = self.output_shape(x.shape())?;
@@ -393,7 +500,7 @@ impl PointwiseConv {
         executor: &(impl Executor + ?Sized),
         lines: &Lines,
         x: &[f32],
-        residual: Option<&[f32]>,
+        residual: Residual<&[f32]>,
         y: &mut [f32],
     ) -> Result<(), Error> {
         let y = OutputPixels::new(y, lines.line.y);
@@ -417,7 +524,7 @@ impl PointwiseConv {
         schedule: &Schedule,
         lines: &Lines,
         x: &[f32],
-        residual: Option<&[f32]>,
+        residual: Residual<&[f32]>,
         y: OutputPixels<'_>,
         task: usize,
     ) {
@@ -427,7 +534,14 @@ impl PointwiseConv {
             let Chunk { group, ref channels, kernel } = chunk;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + channels.start);
-            let panels = self.packed.panels(group, channels.start / PANEL, self.in_channels);
+            let panel = channels.start / PANEL;
+            let panels = self.packed.panels(group, panel, self.in_channels);
+            let epilogue = Epilogue {
+                activation: self.activation,
+                residual: self.residual,
+                scaled: self.scaled,
+                channels: self.packed.channels(group, panel, self.in_channels),
+            };
             for line in block.lines.clone() {
                 let [x_start, y_start, residual_start] = lines.start(line);
                 let pixels = |data, start: usize, stride, channel| {
@@ -440,7 +554,7 @@ impl PointwiseConv {
                 // value of the output is in one strip of one task, and a task runs once.
                 let strip = unsafe {
                     let (input, output) = ((x, self.in_channels), (y, out_channels));
-                    Strip::new(input, output, residual, panels, block.pixels.len(), self.activation)
+                    Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
                 };
                 let strip = strip.far(schedule.far && channels.start == 0);
                 match kernel {
@@ -475,23 +589,38 @@ pub(crate) fn check_stride(stride: (usize, usize)) -> Result<(), Error> {
 }
 
 /// `in_channels` are those of one group, `out_channels` all.
-pub(crate) fn check_weights(
-    weights: &[f32],
-    bias: Option<&[f32]>,
-    out_channels: usize,
-    in_channels: usize,
-) -> Result<(), Error> {
+pub(crate) fn check_weights(weights: &[f32], out_channels: usize, in_channels: usize) -> Result<(), Error> {
     // A product that saturates is no slice's length.
     let expected = out_channels.saturating_mul(in_channels);
     if weights.len() != expected {
         return Err(Error::Length { what: "weights", expected, actual: weights.len() });
     }
-    match bias {
-        Some(bias) if bias.len() != out_channels => {
-            Err(Error::Length { what: "bias", expected: out_channels, actual: bias.len() })
+    Ok(())
+}
+
+/// What is given for each output channel.
+pub(crate) fn check_per_channel(
+    out_channels: usize,
+    bias: Option<&[f32]>,
+    scale_shift: Option<(&[f32], &[f32])>,
+    (activation, slopes): (Activation, Option<&[f32]>),
+) -> Result<(), Error> {
+    let (scale, shift) = scale_shift.unzip();
+    let slopes_expected = if activation == Activation::Prelu { out_channels } else { 0 };
+    let slopes = if slopes_expected > 0 { slopes.or(Some(&[])) } else { slopes };
+    for (what, values, expected) in [
+        ("bias", bias, out_channels),
+        ("scale", scale, out_channels),
+        ("shift", shift, out_channels),
+        ("slopes", slopes, slopes_expected),
+    ] {
+        if let Some(values) = values
+            && values.len() != expected
+        {
+            return Err(Error::Length { what, expected, actual: values.len() });
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Result<(), Error> {

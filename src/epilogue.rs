@@ -16,7 +16,7 @@
 
 use crate::{
     Error,
-    kernel::{Lanes, for_each},
+    kernel::{Channels, Lanes},
 };
 
 /// The function applied to each output value, after the residual is added.
@@ -40,8 +40,50 @@ pub enum Activation {
     },
     /// The logistic function `1 / (1 + e^-x)`, within 0.987 ulp: 0 at -inf, 1 at +inf.
     Sigmoid,
+    /// `if x < 0 { slope x } else { x }`, with a slope for each output channel: [`Builder::slopes`](crate::Builder::slopes).
+    Prelu,
     /// The hyperbolic tangent `(e^x - e^-x) / (e^x + e^-x)`, within 1.066 ulp: -1 at -inf, 1 at +inf.
     Tanh,
+}
+
+/// Where a run that has a residual adds it.
+///
+/// ```text
+/// x --> w x + b --> scale, shift --> + --> activation --> + --> y
+///                                    ^                    ^
+///                       BeforeActivation                  AfterActivation
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResidualOrder {
+    /// `act(residual + ..)`, as in ResNet.
+    #[default]
+    BeforeActivation,
+    /// `residual + act(..)`, as in EfficientNet's and MobileNetV2's blocks.
+    AfterActivation,
+}
+
+/// What follows the sum, for some panels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Epilogue<'a> {
+    pub activation: Activation,
+    pub residual: ResidualOrder,
+    /// Whether there are a scale and a shift.
+    pub scaled: bool,
+    /// One for each panel, where something is given by channel.
+    pub channels: &'a [Channels],
+}
+
+impl Epilogue<'_> {
+    /// Whether kernels do it in registers: what is much used, and takes an operation or two.
+    #[inline(always)]
+    pub fn is_short(&self, residual: bool) -> bool {
+        let added_last = residual && self.residual == ResidualOrder::AfterActivation;
+        let activation = matches!(
+            self.activation,
+            Activation::Identity | Activation::Relu | Activation::Clamp { .. } | Activation::Prelu
+        );
+        activation && !self.scaled && !added_last
+    }
 }
 
 impl Activation {
@@ -53,11 +95,6 @@ impl Activation {
             _ => Ok(()),
         }
     }
-}
-
-#[inline(always)]
-pub(crate) fn identity<V>(x: V) -> V {
-    x
 }
 
 #[inline(always)]
@@ -226,59 +263,53 @@ fn tanh<L: Lanes>(simd: L, x: L::Vector) -> L::Vector {
     simd.copy_sign(magnitude, x)
 }
 
-/// One value or vector.
+/// `if x < 0 { slope x } else { x }`: the negative zero stays.
 #[inline(always)]
-pub(crate) fn apply<L: Lanes>(simd: L, activation: Activation, x: L::Vector) -> L::Vector {
+pub(crate) fn leaky_relu<L: Lanes>(simd: L, x: L::Vector, slope: L::Vector) -> L::Vector {
+    simd.select_less(x, simd.splat(0.0), simd.mul(x, slope), x)
+}
+
+/// What wants to be compiled once for each activation: [`with_activation`] calls it with the function of a value and its
+/// channel's slope.
+pub(crate) trait WithActivation<L: Lanes> {
+    type Output;
+    fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) -> Self::Output;
+}
+
+/// The one place that knows which activation is which function.
+#[inline(always)]
+pub(crate) fn with_activation<L: Lanes, F: WithActivation<L>>(simd: L, activation: Activation, f: F) -> F::Output {
+    macro_rules! with {
+        (|$x:ident, $slope:ident| $y:expr) => {
+            f.call(
+                #[inline(always)]
+                |$x, $slope| $y,
+            )
+        };
+    }
     match activation {
-        Activation::Identity => x,
-        Activation::Relu => relu(simd, x),
-        Activation::Clamp { min, max } => clamp(simd, x, min, max),
-        Activation::Sigmoid => sigmoid(simd, x),
-        Activation::Tanh => tanh(simd, x),
+        Activation::Identity => with!(|x, _slope| x),
+        Activation::Relu => with!(|x, _slope| relu(simd, x)),
+        Activation::Clamp { min, max } => with!(|x, _slope| clamp(simd, x, min, max)),
+        Activation::Prelu => with!(|x, slope| leaky_relu(simd, x, slope)),
+        Activation::Sigmoid => with!(|x, _slope| sigmoid(simd, x)),
+        Activation::Tanh => with!(|x, _slope| tanh(simd, x)),
     }
 }
 
-/// The narrow kernel's accumulators, which stay in registers where the activation is cheap.
-///
-/// The others work on a copy in memory, out of line: an array that is indexed by a variable cannot live in registers, and
-/// one copy of their code serves every kernel.
+/// All that follows the sum of one value or vector, and the order of it.
 #[inline(always)]
-pub(crate) fn apply_in_registers<L: Lanes, const M: usize, const N: usize>(
+pub(crate) fn finish<L: Lanes>(
     simd: L,
-    activation: Activation,
-    acc: &mut [[L::Vector; N]; M],
-) {
-    match activation {
-        Activation::Identity => {}
-        Activation::Relu => for_each::<M, N>(
-            #[inline(always)]
-            |m, n| acc[m][n] = relu(simd, acc[m][n]),
-        ),
-        Activation::Clamp { min, max } => for_each::<M, N>(
-            #[inline(always)]
-            |m, n| acc[m][n] = clamp(simd, acc[m][n], min, max),
-        ),
-        Activation::Sigmoid | Activation::Tanh => {
-            let mut copy = *acc;
-            apply_to_all(simd, activation, copy.as_flattened_mut());
-            *acc = copy;
-        }
+    sum: L::Vector,
+    scale_shift: Option<[L::Vector; 2]>,
+    (residual, order): (Option<L::Vector>, ResidualOrder),
+    activation: impl Fn(L::Vector) -> L::Vector,
+) -> L::Vector {
+    let scaled = scale_shift.map_or(sum, |[scale, shift]| simd.mul_add(scale, sum, shift));
+    match (residual, order) {
+        (None, _) => activation(scaled),
+        (Some(residual), ResidualOrder::BeforeActivation) => activation(simd.add(residual, scaled)),
+        (Some(residual), ResidualOrder::AfterActivation) => simd.add(residual, activation(scaled)),
     }
-}
-
-/// Many vectors, out of line.
-#[inline(never)]
-pub(crate) fn apply_to_all<L: Lanes>(simd: L, activation: Activation, values: &mut [L::Vector]) {
-    struct All<'a, L: Lanes>(L, Activation, &'a mut [L::Vector]);
-    impl<L: Lanes> pulp::NullaryFnOnce for All<'_, L> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            for value in self.2 {
-                *value = apply(self.0, self.1, *value);
-            }
-        }
-    }
-    simd.vectorize(All(simd, activation, values));
 }

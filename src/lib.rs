@@ -77,7 +77,7 @@ pub mod reference;
 mod view;
 
 pub use conv::{Builder, PointwiseConv};
-pub use epilogue::Activation;
+pub use epilogue::{Activation, ResidualOrder};
 pub use error::{Error, IsaList};
 #[cfg(feature = "rayon")]
 pub use exec::RayonGlobal;

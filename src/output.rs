@@ -39,6 +39,17 @@ impl<'a> OutputPixels<'a> {
         self.stride
     }
 
+    /// `len` values from `offset` on, to read.
+    ///
+    /// # Safety
+    /// As for [`slice_mut`](Self::slice_mut); other slices that are only read may live at the same time.
+    #[inline(always)]
+    pub unsafe fn slice(&self, offset: usize, len: usize) -> &'a [f32] {
+        debug_assert!(offset + len <= self.len);
+        // SAFETY: this function's contract.
+        unsafe { slice::from_raw_parts(self.start.add(offset), len) }
+    }
+
     /// `len` values from `offset` on.
     ///
     /// # Safety

@@ -7,7 +7,7 @@
 
 use crate::{
     Error,
-    kernel::{Lanes, PANEL, Row},
+    kernel::{Channels, Lanes, PANEL, Row},
 };
 use alloc::vec::Vec;
 
@@ -17,6 +17,8 @@ pub(crate) struct Packed {
     rows: Vec<Row>,
     /// Rows of a group's panels.
     group: usize,
+    /// One for each panel, or none.
+    channels: Vec<Channels>,
 }
 
 impl Packed {
@@ -51,7 +53,44 @@ impl Packed {
                 pack_panel(simd, panel, weights, bias.map_or(&[], |bias| &bias[channels]), in_channels);
             }
         }
-        Ok(Self { rows, group })
+        Ok(Self { rows, group, channels: Vec::new() })
+    }
+
+    /// With values for each output channel of all groups, where one of them is given.
+    pub fn with_channels(
+        mut self,
+        scale_shift: Option<(&[f32], &[f32])>,
+        slopes: Option<&[f32]>,
+        [out_channels, groups]: [usize; 2],
+    ) -> Result<Self, Error> {
+        if scale_shift.is_none() && slopes.is_none() {
+            return Ok(self);
+        }
+        let panels = out_channels.div_ceil(PANEL);
+        let too_large =
+            |_| Error::TooLarge { what: "packed weights", shape: [groups, panels, 3, PANEL], strides: [0; 3] };
+        self.channels.try_reserve_exact(groups * panels).map_err(too_large)?;
+        for group in 0..groups {
+            for first in (0..out_channels).step_by(PANEL) {
+                let range = group * out_channels + first..group * out_channels + (first + PANEL).min(out_channels);
+                let row = |values: Option<&[f32]>| {
+                    let mut row = Row([0.0; PANEL]);
+                    if let Some(values) = values {
+                        row.0[..range.len()].copy_from_slice(&values[range.clone()]);
+                    }
+                    row
+                };
+                let (scale, shift) = scale_shift.unzip();
+                self.channels.push(Channels { scale: row(scale), shift: row(shift), slope: row(slopes) });
+            }
+        }
+        Ok(self)
+    }
+
+    /// What is given for each channel of a group's panels, from the `panel`-th on: empty where nothing is.
+    pub fn channels(&self, group: usize, panel: usize, in_channels: usize) -> &[Channels] {
+        let panels = self.group / (in_channels + 1);
+        self.channels.get(group * panels + panel..).unwrap_or_default()
     }
 
     /// The panels of a group from the `panel`-th on.

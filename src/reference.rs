@@ -1,15 +1,18 @@
 //! The definition of every output bit: plain loops, no cleverness.
 //!
 //! ```text
-//! y[n, i, j, f] = act(residual[n, i, j, f] + (b[f] + sum over k of x[n, i * sh, j * sw, k] * w[f, k]))
+//! sum = b[f] + sum over k of x[n, i * sh, j * sw, k] * w[f, k]
+//! y[n, i, j, f] = act(residual[n, i, j, f] + (shift[f] + scale[f] * sum))
 //! ```
 //!
-//! where the sum is one chain of fused multiply-adds that starts at the bias and takes k in ascending order. All
-//! kernels give these bits. The formula is the cross-channel parametric pooling of Lin, Chen and Yan, "Network in
+//! where the sum is one chain of fused multiply-adds that starts at the bias and takes k in ascending order, and scale and
+//! shift, if there are any, are one more. The residual may be added after the activation instead. All kernels give these
+//! bits. The formula is the cross-channel parametric pooling of Lin, Chen and Yan, "Network in
 //! Network" (2013), section 3.2, in front of its activation.
 
 use crate::{
-    Activation, Error, Nhwc, NhwcMut, epilogue,
+    Activation, Error, Nhwc, NhwcMut, ResidualOrder,
+    epilogue::{self, WithActivation},
     kernel::{Lanes, Scalar},
 };
 
@@ -21,11 +24,10 @@ use crate::{
 ///
 /// let reference = Reference {
 ///     out_channels: 1,
-///     stride: (1, 1),
-///     groups: 1,
 ///     weights: &[2.0, -1.0],
 ///     bias: Some(&[0.5]),
 ///     activation: Activation::Relu,
+///     ..Reference::default()
 /// };
 /// let mut y = [f32::NAN; 2];
 /// reference.run(
@@ -48,8 +50,31 @@ pub struct Reference<'a> {
     pub weights: &'a [f32],
     /// `out_channels` values, or zeros.
     pub bias: Option<&'a [f32]>,
-    /// What follows the sum and the residual.
+    /// `out_channels` values each, or ones and zeros.
+    pub scale_shift: Option<(&'a [f32], &'a [f32])>,
+    /// What follows.
     pub activation: Activation,
+    /// `out_channels` values for [`Activation::Prelu`], and only for it.
+    pub slopes: Option<&'a [f32]>,
+    /// Where the residual is added.
+    pub residual: ResidualOrder,
+}
+
+/// No output channels, stride 1, one group, nothing that follows the sum.
+impl Default for Reference<'_> {
+    fn default() -> Self {
+        Self {
+            out_channels: 0,
+            stride: (1, 1),
+            groups: 1,
+            weights: &[],
+            bias: None,
+            scale_shift: None,
+            activation: Activation::Identity,
+            slopes: None,
+            residual: ResidualOrder::BeforeActivation,
+        }
+    }
 }
 
 impl Reference<'_> {
@@ -62,7 +87,8 @@ impl Reference<'_> {
         let (k, f) = crate::conv::check_channels(in_channels, self.out_channels, self.groups)?;
         crate::conv::check_stride(self.stride)?;
         self.activation.check()?;
-        crate::conv::check_weights(self.weights, self.bias, self.out_channels, k)?;
+        crate::conv::check_weights(self.weights, self.out_channels, k)?;
+        crate::conv::check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
         let [ho, wo] = [crate::conv::output_size(h, self.stride.0), crate::conv::output_size(w, self.stride.1)];
         crate::conv::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
 
@@ -78,14 +104,33 @@ impl Reference<'_> {
                         for i in 0..k {
                             sum = Scalar.mul_add(pixel[first + i], self.weights[channel * k + i], sum);
                         }
-                        if let Some(residual) = residual {
-                            sum += residual[channel];
-                        }
-                        *out = epilogue::apply(Scalar, self.activation, sum);
+                        let value = Value {
+                            sum,
+                            scale_shift: self.scale_shift.map(|(scale, shift)| [scale[channel], shift[channel]]),
+                            residual: (residual.map(|residual| residual[channel]), self.residual),
+                            slope: self.slopes.map_or(0.0, |slopes| slopes[channel]),
+                        };
+                        *out = epilogue::with_activation(Scalar, self.activation, value);
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// A sum, and what follows it.
+pub(crate) struct Value {
+    pub sum: f32,
+    pub scale_shift: Option<[f32; 2]>,
+    pub residual: (Option<f32>, ResidualOrder),
+    pub slope: f32,
+}
+
+impl WithActivation<Scalar> for Value {
+    type Output = f32;
+
+    fn call(self, activation: impl Fn(f32, f32) -> f32) -> f32 {
+        epilogue::finish(Scalar, self.sum, self.scale_shift, self.residual, |x| activation(x, self.slope))
     }
 }

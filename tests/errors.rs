@@ -106,6 +106,23 @@ fn builder_arguments() {
 }
 
 #[test]
+fn values_by_channel() {
+    let builder = PointwiseConv::builder(4, 6);
+    let length = |what, expected, actual| Error::Length { what, expected, actual };
+    let (all, few) = ([1.0; 6], [1.0; 5]);
+    assert_eq!(build_error(builder.bias(&few), &[0.0; 24]), length("bias", 6, 5));
+    assert_eq!(build_error(builder.scale_shift(&few, &all), &[0.0; 24]), length("scale", 6, 5));
+    assert_eq!(build_error(builder.scale_shift(&all, &[]), &[0.0; 24]), length("shift", 6, 0));
+    let prelu = builder.activation(Activation::Prelu);
+    assert_eq!(build_error(prelu, &[0.0; 24]), length("slopes", 6, 0));
+    assert_eq!(build_error(prelu.slopes(&few), &[0.0; 24]), length("slopes", 6, 5));
+    // Slopes that nothing would use are a mistake.
+    assert_eq!(build_error(builder.slopes(&all), &[0.0; 24]), length("slopes", 0, 6));
+    assert!(prelu.slopes(&all).scale_shift(&all, &all).build(&[0.0; 24]).is_ok());
+    assert!(PointwiseConv::builder(4, 0).activation(Activation::Prelu).build(&[]).is_ok());
+}
+
+#[test]
 fn an_isa_that_the_cpu_has_not() {
     let missing = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
     let error = build_error(PointwiseConv::builder(1, 1).isa(missing), &[1.0]);
@@ -170,14 +187,7 @@ fn executors_that_do_not_run_the_tasks() {
 
 #[test]
 fn the_reference_refuses_what_the_convolution_refuses() {
-    let reference = Reference {
-        out_channels: 2,
-        stride: (1, 1),
-        groups: 1,
-        weights: &[1.0; 4],
-        bias: None,
-        activation: Activation::Identity,
-    };
+    let reference = Reference { out_channels: 2, weights: &[1.0; 4], ..Reference::default() };
     let x = Nhwc::new(&[0.0; 2], [1, 1, 1, 2]).unwrap();
     let run = |reference: Reference<'_>| {
         let mut y = [0.0; 2];

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Case, Padding, assert_same};
-use pointwise::{Activation, Isa, Nhwc, NhwcMut};
+use pointwise::{Activation, Isa, Nhwc, NhwcMut, ResidualOrder};
 
 /// Large enough to be split over threads, and odd in every size.
 const CASE: Case = Case {
@@ -12,7 +12,10 @@ const CASE: Case = Case {
     groups: 1,
     stride: (1, 1),
     bias: true,
+    scale_shift: true,
     residual: true,
+    in_place: false,
+    residual_order: ResidualOrder::AfterActivation,
     activation: Activation::Tanh,
     values: common::Values::Ordinary,
     padding: [Padding { front: 0, pixel: 0, row: 0, batch: 0 }; 3],

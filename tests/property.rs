@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Case, Padding, Values};
-use pointwise::{Activation, Tail, Tile};
+use pointwise::{Activation, ResidualOrder, Tail, Tile};
 use proptest::{prelude::*, test_runner::Config};
 
 fn activation() -> impl Strategy<Value = Activation> {
@@ -15,6 +15,7 @@ fn activation() -> impl Strategy<Value = Activation> {
         Just(Activation::Clamp { min: 0.0, max: 6.0 }),
         (-2.0f32..0.0, 0.0f32..2.0).prop_map(|(min, max)| Activation::Clamp { min, max }),
         Just(Activation::Clamp { min: f32::NEG_INFINITY, max: f32::INFINITY }),
+        Just(Activation::Prelu),
         Just(Activation::Sigmoid),
         Just(Activation::Tanh),
     ]
@@ -44,7 +45,9 @@ fn tile() -> impl Strategy<Value = Option<Tile>> {
 fn case() -> impl Strategy<Value = Case> {
     let values = prop_oneof![Just(Values::Ordinary), Just(Values::Mixed), Just(Values::AnyBits)];
     let shape = (0..=3usize, 0..=9usize, prop_oneof![0..=9usize, 0..=70usize]);
-    let options = (any::<bool>(), any::<bool>(), activation(), values, tile());
+    let order = prop_oneof![Just(ResidualOrder::BeforeActivation), Just(ResidualOrder::AfterActivation)];
+    let residual = (any::<bool>(), any::<bool>(), order);
+    let options = (any::<bool>(), prop::bool::weighted(0.2), residual, activation(), values, tile());
     (
         shape,
         channels(100),
@@ -56,26 +59,28 @@ fn case() -> impl Strategy<Value = Case> {
         1..=5usize,
         any::<u64>(),
     )
-        .prop_map(
-            |((n, h, w), k, f, groups, stride, (bias, residual, activation, values, tile), padding, threads, seed)| {
-                // Groups divide the channels: sizes of one group, fewer where there are many.
-                let (k, f) = (k / groups, f / groups);
-                Case {
-                    input: [n, h, w, k * groups],
-                    out_channels: f * groups,
-                    groups,
-                    stride,
-                    bias,
-                    residual,
-                    activation,
-                    values,
-                    padding,
-                    threads,
-                    tile,
-                    seed,
-                }
-            },
-        )
+        .prop_map(|((n, h, w), k, f, groups, stride, options, padding, threads, seed)| {
+            let (bias, scale_shift, (residual, in_place, residual_order), activation, values, tile) = options;
+            // Groups divide the channels: sizes of one group, fewer where there are many.
+            let (k, f) = (k / groups, f / groups);
+            Case {
+                input: [n, h, w, k * groups],
+                out_channels: f * groups,
+                groups,
+                stride,
+                bias,
+                scale_shift,
+                residual,
+                in_place,
+                residual_order,
+                activation,
+                values,
+                padding,
+                threads,
+                tile,
+                seed,
+            }
+        })
 }
 
 proptest! {

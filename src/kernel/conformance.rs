@@ -1,7 +1,12 @@
 //! What every ISA's lanes and kernels must do, instantiated at the foot of each ISA's file.
 
-use super::{Lanes, PANEL, Pixels, Row, Scalar, Strip, TileKernel};
-use crate::{Activation, epilogue, output::OutputPixels};
+use super::{Channels, Lanes, PANEL, Pixels, Residual, Row, Scalar, Strip, TileKernel};
+use crate::{
+    Activation, ResidualOrder,
+    epilogue::{self, Epilogue, WithActivation},
+    output::OutputPixels,
+    reference::Value,
+};
 use core::ops::Range;
 use std::vec::Vec;
 
@@ -149,7 +154,8 @@ pub(super) fn halves<L: Lanes>(simd: L) {
         simd.store(vector, &mut row, 0);
         row.0
     };
-    let [twice, blended, upper] = [simd.load_half_twice(&a), simd.blend_halves(va, vb), simd.upper_half(va)].map(values);
+    let [twice, blended, upper] =
+        [simd.load_half_twice(&a), simd.blend_halves(va, vb), simd.upper_half(va)].map(values);
     for l in 0..L::LANES {
         assert_eq!(twice[l], a.0[l % half]);
         assert_eq!(blended[l], if l < half { a.0[l] } else { b.0[l] });
@@ -188,13 +194,24 @@ pub(super) fn transposition<L: Lanes>(simd: L) {
 }
 
 /// The activations to try: one of each kind.
-const ACTIVATIONS: [Activation; 5] = [
+const ACTIVATIONS: [Activation; 6] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Clamp { min: -1.0, max: 6.0 },
+    Activation::Prelu,
     Activation::Sigmoid,
     Activation::Tanh,
 ];
+
+/// One vector through an activation, with the slope 0.25.
+struct Vector<L: Lanes>(L, L::Vector);
+impl<L: Lanes> WithActivation<L> for Vector<L> {
+    type Output = L::Vector;
+
+    fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) -> L::Vector {
+        activation(self.1, self.0.splat(0.25))
+    }
+}
 
 pub(super) fn activations<L: Lanes>(simd: L) {
     // Every 65521st float (a prime, so that all parts of the bits vary), and the special ones.
@@ -203,47 +220,63 @@ pub(super) fn activations<L: Lanes>(simd: L) {
     for activation in ACTIVATIONS {
         for values in values.chunks_exact(L::LANES) {
             let mut got = row(|l| values.get(l).copied().unwrap_or_default());
-            let mut vectors = [simd.load(&got, 0)];
-            epilogue::apply_to_all(simd, activation, &mut vectors);
-            simd.store(vectors[0], &mut got, 0);
+            let vector = epilogue::with_activation(simd, activation, Vector(simd, simd.load(&got, 0)));
+            simd.store(vector, &mut got, 0);
             for (x, got) in values.iter().zip(got.0) {
-                let expected = epilogue::apply(Scalar, activation, *x);
+                let expected = epilogue::with_activation(Scalar, activation, Vector(Scalar, *x));
                 assert!(same(got, expected), "{activation:?}({x:?}): expected {expected:?}, got {got:?}");
             }
         }
     }
 }
 
-/// Runs `kernel` on a strip of `pixels` pixels, and compares with plain loops, and what it must not touch with itself.
+/// Runs `kernel` on a strip of `pixels` pixels, and compares with plain loops, and what it must not touch with itself. What
+/// follows the sum is the `variant`-th of all there is.
 fn check_strip<L: Lanes>(
     pixels: usize,
     k: usize,
     channels: usize,
-    activation: Activation,
-    with_residual: bool,
+    variant: usize,
     kernel: impl Fn(&Strip<'_>),
     what: &str,
 ) {
+    let activation = ACTIVATIONS[variant % ACTIVATIONS.len()];
+    // 5 and 7 have no factor in common with the number of activations.
+    let (with_residual, in_place) =
+        [(false, false), (true, false), (false, false), (true, true), (true, false)][variant % 5];
+    let scaled = variant.is_multiple_of(7);
+    let order = if variant % 7 > 4 { ResidualOrder::AfterActivation } else { ResidualOrder::BeforeActivation };
+
     let value = |seed: usize, i: usize| ((i * 37 + seed * 101) % 23) as f32 * 0.17 - 1.9;
     let (x_stride, y_stride, residual_stride) = (k + 3, channels + 2, channels + 1);
     let x: Vec<f32> = (0..pixels * x_stride).map(|i| value(1, i)).collect();
     let residual: Vec<f32> = (0..pixels * residual_stride).map(|i| value(2, i)).collect();
     let panels: Vec<Row> = (0..channels.div_ceil(PANEL) * (k + 1)).map(|r| row(|l| value(3, r * PANEL + l))).collect();
+    let given: Vec<Channels> = (0..channels.div_ceil(PANEL))
+        .map(|p| Channels {
+            scale: row(|l| value(4, p * PANEL + l)),
+            shift: row(|l| value(5, p * PANEL + l)),
+            slope: row(|l| value(6, p * PANEL + l)),
+        })
+        .collect();
     const CANARY: f32 = -777.0;
     let mut y = std::vec![CANARY; pixels * y_stride];
+    if in_place {
+        for (p, pixel) in y.chunks_exact_mut(y_stride).enumerate() {
+            pixel[..channels].copy_from_slice(&residual[p * residual_stride..][..channels]);
+        }
+    }
     let output = OutputPixels::new(&mut y, y_stride);
-    let residual_pixels = with_residual.then_some(Pixels { data: &residual, stride: residual_stride });
+    let residual_pixels = match (with_residual, in_place) {
+        (false, _) => Residual::None,
+        (true, false) => Residual::Of(Pixels { data: &residual, stride: residual_stride }),
+        (true, true) => Residual::Output,
+    };
+    let per_channel: &[Channels] = if scaled || activation == Activation::Prelu { &given } else { &[] };
+    let epilogue = Epilogue { activation, residual: order, scaled, channels: per_channel };
+    let input = (Pixels { data: &x, stride: x_stride }, k);
     // SAFETY: the buffer is this function's, and one strip's.
-    kernel(&unsafe {
-        Strip::new(
-            (Pixels { data: &x, stride: x_stride }, k),
-            (output, channels),
-            residual_pixels,
-            &panels,
-            pixels,
-            activation,
-        )
-    });
+    kernel(&unsafe { Strip::new(input, (output, channels), residual_pixels, &panels, pixels, epilogue) });
     for (p, y) in y.chunks_exact(y_stride).enumerate() {
         for (f, got) in y.iter().enumerate() {
             let expected = if f < channels {
@@ -253,16 +286,20 @@ fn check_strip<L: Lanes>(
                 for i in 0..k {
                     sum = Scalar.mul_add(x[p * x_stride + i], weight(i + 1), sum);
                 }
-                if with_residual {
-                    sum += residual[p * residual_stride + f];
-                }
-                epilogue::apply(Scalar, activation, sum)
+                let given = &given[f / PANEL];
+                let value = Value {
+                    sum,
+                    scale_shift: scaled.then(|| [given.scale.0[f % PANEL], given.shift.0[f % PANEL]]),
+                    residual: (with_residual.then(|| residual[p * residual_stride + f]), order),
+                    slope: given.slope.0[f % PANEL],
+                };
+                epilogue::with_activation(Scalar, activation, value)
             } else {
                 CANARY
             };
             assert!(
                 same(*got, expected),
-                "{what}, {pixels} pixels, K {k}, F {channels}, {activation:?}, residual {with_residual}: \
+                "{what}, {pixels} pixels, K {k}, F {channels}, {epilogue:?}, {residual_pixels:?}: \
                  pixel {p}, channel {f}: expected {expected:?}, got {got:?}"
             );
         }
@@ -270,14 +307,15 @@ fn check_strip<L: Lanes>(
 }
 
 pub(super) fn tiles<L: Lanes>(simd: L) {
-    let check = |kernels: &[TileKernel<L>], nv: usize, channels: Range<usize>| {
+    let mut variant = 0;
+    let mut check = |kernels: &[TileKernel<L>], nv: usize, channels: Range<usize>| {
         for (mr, kernel) in (1..).zip(kernels) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
-                for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
-                    let activation = ACTIVATIONS[(mr + i + channels) % ACTIVATIONS.len()];
+                for k in [0, 1, 3, 4, 6, 11] {
                     let run = |strip: &Strip<'_>| kernel(simd, strip, 2);
-                    check_strip::<L>(2 * mr, k, channels, activation, (i + channels) % 2 == 0, run, &what);
+                    check_strip::<L>(2 * mr, k, channels, variant, run, &what);
+                    variant += 1;
                 }
             }
         }
@@ -289,12 +327,13 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
 }
 
 pub(super) fn narrow_kernels<L: Lanes>(simd: L) {
+    let mut variant = 0;
     for channels in 1..=L::narrow().len() {
         for pixels in 1..=3 * L::LANES + 1 {
-            for (i, k) in [0, 1, 3, 4, 6, 11].into_iter().enumerate() {
-                let activation = ACTIVATIONS[(pixels + i + channels) % ACTIVATIONS.len()];
+            for k in [0, 1, 3, 4, 6, 11] {
                 let run = |strip: &Strip<'_>| L::narrow()[channels - 1](simd, strip);
-                check_strip::<L>(pixels, k, channels, activation, (i + pixels) % 2 == 0, run, "narrow kernel");
+                check_strip::<L>(pixels, k, channels, variant, run, "narrow kernel");
+                variant += 1;
             }
         }
     }

@@ -14,7 +14,7 @@
 //!   x  pixel 0  k -> *  [ acc 0,0 ]          [ acc 0,1 ]     acc = bias;
 //!      pixel 1  k -> *  [ acc 1,0 ]          [ acc 1,1 ]     for k ascending: acc = fma(x[k], w[k], acc)
 //!      ...
-//!      pixel MR-1       [ acc MR-1,0 ]       [ acc MR-1,1 ]  then residual, activation, store
+//!      pixel MR-1       [ acc MR-1,0 ]       [ acc MR-1,1 ]  then what follows the sum, and the store
 //! ```
 //!
 //! Lanes run along output channels, so every output is one chain of fused multiply-adds in ascending k, whatever
@@ -54,7 +54,7 @@ cfg_if::cfg_if! {
 mod conformance;
 
 pub(crate) use scalar::Scalar;
-pub(crate) use strip::{Pixels, Strip};
+pub(crate) use strip::{Pixels, Residual, Strip};
 
 /// Output channels of a panel of packed weights, on every ISA.
 pub(crate) const PANEL: usize = 16;
@@ -65,6 +65,15 @@ pub(crate) const PANEL: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct Row(pub [f32; PANEL]);
+
+/// What is given for each channel of a panel besides its weights and its bias.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Channels {
+    pub scale: Row,
+    pub shift: Row,
+    /// Of the activation, below zero.
+    pub slope: Row,
+}
 
 /// Four that load, the last four that shuffle.
 pub(crate) const TRANSPOSE_STEPS: usize = 8;

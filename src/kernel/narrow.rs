@@ -13,7 +13,10 @@
 //! are the same; a weight is one value of a row.
 
 use super::{Lanes, PANEL, Row, Strip, TRANSPOSE_STEPS, for_each, unrolled};
-use crate::epilogue;
+use crate::{
+    Activation,
+    epilogue::{self, WithActivation},
+};
 
 include!(concat!(env!("OUT_DIR"), "/narrow.rs"));
 
@@ -168,21 +171,25 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
         );
     }
 
-    if strip.has_residual() {
-        for_each::<G, F>(
+    let epilogue = strip.epilogue();
+    match epilogue.activation {
+        _ if strip.has_residual() || !epilogue.channels.is_empty() || !epilogue.is_short(false) => {
+            // A copy, so that the accumulators need not live in memory.
+            let mut copy = acc;
+            // SAFETY: this function's contract.
+            unsafe { finish_columns(simd, strip, (pixel, count), copy.as_flattened_mut(), F) };
+            acc = copy;
+        }
+        Activation::Relu => for_each::<G, F>(
             #[inline(always)]
-            |g, f| {
-                let column = gather(
-                    simd,
-                    #[inline(always)]
-                    // SAFETY: inside the strip, which has F output channels and a residual.
-                    |l| unsafe { strip.residual(at(g, l), F) }[f],
-                );
-                acc[g][f] = simd.add(column, acc[g][f]);
-            },
-        );
+            |g, f| acc[g][f] = epilogue::relu(simd, acc[g][f]),
+        ),
+        Activation::Clamp { min, max } => for_each::<G, F>(
+            #[inline(always)]
+            |g, f| acc[g][f] = epilogue::clamp(simd, acc[g][f], min, max),
+        ),
+        _ => {}
     }
-    epilogue::apply_in_registers(simd, strip.activation(), &mut acc);
     unrolled::<G>(
         #[inline(always)]
         |g| {
@@ -213,6 +220,65 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
             }
         },
     );
+}
+
+/// What follows the sums that are in memory, `f` vectors for each group of `count` pixels: out of line, once for all narrow
+/// kernels of an ISA.
+///
+/// # Safety
+/// The strip has these pixels, and `f` output channels.
+#[inline(never)]
+unsafe fn finish_columns<L: Lanes>(
+    simd: L,
+    strip: &Strip<'_>,
+    (pixel, count): (usize, usize),
+    sums: &mut [L::Vector],
+    f: usize,
+) {
+    struct Columns<'a, L: Lanes> {
+        simd: L,
+        strip: &'a Strip<'a>,
+        pixel: usize,
+        count: usize,
+        sums: &'a mut [L::Vector],
+        f: usize,
+    }
+    impl<L: Lanes> pulp::NullaryFnOnce for Columns<'_, L> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            epilogue::with_activation(self.simd, self.strip.epilogue().activation, self);
+        }
+    }
+    impl<L: Lanes> WithActivation<L> for Columns<'_, L> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
+            let Self { simd, strip, pixel, count, sums, f } = self;
+            let (epilogue, per_channel) = (strip.epilogue(), strip.channels(0));
+            for (pixel, sums) in (pixel..).step_by(L::LANES).zip(sums.chunks_exact_mut(f)) {
+                for (channel, sum) in sums.iter_mut().enumerate() {
+                    let splat = |row: &Row| simd.splat(row.0[channel]);
+                    let scaled = per_channel.filter(|_| epilogue.scaled);
+                    let scale_shift = scaled.map(|channels| [splat(&channels.scale), splat(&channels.shift)]);
+                    let slope = per_channel.map_or(simd.splat(0.0), |channels| splat(&channels.slope));
+                    let residual = strip.has_residual().then(|| {
+                        gather(
+                            simd,
+                            #[inline(always)]
+                            // SAFETY: inside the strip, by the caller's contract, and it has a residual.
+                            |l| unsafe { strip.residual(pixel + l.min(count - 1), f) }[channel],
+                        )
+                    });
+                    let activation = |x| activation(x, slope);
+                    *sum = epilogue::finish(simd, *sum, scale_shift, (residual, epilogue.residual), activation);
+                }
+            }
+        }
+    }
+    simd.vectorize(Columns { simd, strip, pixel, count, sums, f });
 }
 
 /// Four columns of each group, transposed one group after the other; `quad` gives those of a lane from the place of the first.

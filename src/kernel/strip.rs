@@ -1,8 +1,8 @@
 //! A strip: what a kernel works on. Its bounds are checked when it is made, so that kernels need not check each pixel
 //! (checks cost a tile of K = 16 a third of its time).
 
-use super::{PANEL, Row, unrolled};
-use crate::{Activation, output::OutputPixels};
+use super::{Channels, PANEL, Row, unrolled};
+use crate::{epilogue::Epilogue, output::OutputPixels};
 
 /// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,30 @@ impl<'a> Pixels<'a> {
 /// Whether `len` values hold `pixels` pixels, 1 or more, of `channels` values each.
 fn holds(len: usize, stride: usize, pixels: usize, channels: usize) -> bool {
     (pixels - 1).checked_mul(stride).and_then(|last| last.checked_add(channels)).is_some_and(|end| end <= len)
+}
+
+/// What is added to the sum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Residual<T> {
+    None,
+    /// These values.
+    Of(T),
+    /// Those that the output holds.
+    Output,
+}
+
+impl<T> Residual<T> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Residual<U> {
+        match self {
+            Residual::None => Residual::None,
+            Residual::Of(values) => Residual::Of(f(values)),
+            Residual::Output => Residual::Output,
+        }
+    }
+
+    pub fn as_ref(&self) -> Option<&T> {
+        if let Residual::Of(values) = self { Some(values) } else { None }
+    }
 }
 
 /// A panel as a k loop reads it: its biases, its rows in fours, and the rows left over.
@@ -78,37 +102,38 @@ impl Steps {
 pub(crate) struct Strip<'a> {
     x: Pixels<'a>,
     y: OutputPixels<'a>,
-    residual: Option<Pixels<'a>>,
+    residual: Residual<Pixels<'a>>,
     panels: &'a [Row],
     in_channels: usize,
     out_channels: usize,
     pixels: usize,
-    activation: Activation,
+    epilogue: Epilogue<'a>,
     far: bool,
 }
 
 impl<'a> Strip<'a> {
     /// `pixels` pixels, 1 or more: `in_channels` values of each of `x`, to `out_channels` values, 1 or more, of each of `y`.
-    /// The panels have `in_channels + 1` rows each.
+    /// The panels have `in_channels + 1` rows each. What the epilogue has for each channel, it has for these panels.
     ///
     /// # Safety
     /// While the strip is in use, nobody else reads or writes those `out_channels` values of those pixels.
     pub unsafe fn new(
         (x, in_channels): (Pixels<'a>, usize),
         (y, out_channels): (OutputPixels<'a>, usize),
-        residual: Option<Pixels<'a>>,
+        residual: Residual<Pixels<'a>>,
         panels: &'a [Row],
         pixels: usize,
-        activation: Activation,
+        epilogue: Epilogue<'a>,
     ) -> Self {
         let inside = pixels > 0
             && out_channels > 0
             && holds(x.data.len(), x.stride, pixels, in_channels)
             && holds(y.len(), y.stride(), pixels, out_channels)
-            && residual.is_none_or(|residual| holds(residual.data.len(), residual.stride, pixels, out_channels))
-            && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len());
+            && residual.as_ref().is_none_or(|from| holds(from.data.len(), from.stride, pixels, out_channels))
+            && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
+            && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        Self { x, y, residual, panels, in_channels, out_channels, pixels, activation, far: false }
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far: false }
     }
 
     /// The strip, whose input may have to come from beyond the L2 cache.
@@ -144,12 +169,18 @@ impl<'a> Strip<'a> {
         self.pixels
     }
 
-    pub fn activation(&self) -> Activation {
-        self.activation
+    pub fn epilogue(&self) -> Epilogue<'a> {
+        self.epilogue
+    }
+
+    /// What the epilogue has for the channels of the `p`-th panel.
+    #[inline(always)]
+    pub fn channels(&self, p: usize) -> Option<&'a Channels> {
+        self.epilogue.channels.get(p)
     }
 
     pub fn has_residual(&self) -> bool {
-        self.residual.is_some()
+        !matches!(self.residual, Residual::None)
     }
 
     /// Whether each pixel of the output is one value, and the next pixel the next value.
@@ -198,12 +229,20 @@ impl<'a> Strip<'a> {
     /// The first `channels` values of the residual of a pixel.
     ///
     /// # Safety
-    /// `p < pixels`, `channels <= out_channels`, and there is a residual.
+    /// `p < pixels`, `channels <= out_channels`, there is a residual, and no slice from [`output`](Self::output) of this pixel
+    /// is in use.
     #[inline(always)]
     pub(super) unsafe fn residual(&self, p: usize, channels: usize) -> &'a [f32] {
         debug_assert!(p < self.pixels && channels <= self.out_channels);
-        // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there.
-        unsafe { self.residual.unwrap_unchecked().get(p, channels) }
+        // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
+        // caller promised that those of the output are this strip's alone.
+        unsafe {
+            match self.residual {
+                Residual::None => &[],
+                Residual::Of(pixels) => pixels.get(p, channels),
+                Residual::Output => self.y.slice(p * self.y.stride(), channels),
+            }
+        }
     }
 
     /// The first `channels` values of an output pixel.

@@ -5,7 +5,7 @@
 //!     acc[m][v] = bias[v]
 //!     for k in 0..K:
 //!         acc[m][v] = fma(x[m][k], w[k][v], acc[m][v])
-//!     y[m][v] = activation(residual[m][v] + acc[m][v])
+//!     y[m][v] = what follows the sum acc[m][v]
 //! ```
 //!
 //! Departures from these loops, each for a reason:
@@ -23,7 +23,10 @@
 //!    the first one's, its upper half the second one's, and the weights stand in both.
 
 use super::{Lanes, PANEL, Row, Strip, for_each, unrolled};
-use crate::{Activation, epilogue};
+use crate::{
+    Activation,
+    epilogue::{self, WithActivation},
+};
 use core::ops::Range;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
@@ -130,7 +133,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
     }
 }
 
-/// Residual, activation and store of a tile's first `channels` output channels.
+/// What follows the sums of a tile's first `channels` output channels, and their store.
 ///
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and `channels` output channels.
@@ -142,6 +145,13 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
+    let epilogue = strip.epilogue();
+    if !epilogue.is_short(strip.has_residual()) {
+        // A copy, so that the accumulators need not live in memory.
+        let copy = acc;
+        // SAFETY: this function's contract.
+        return unsafe { finish_rows(simd, strip, pixel, copy.as_flattened(), NV, channels) };
+    }
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
@@ -155,29 +165,93 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
             },
         );
     }
-    match strip.activation() {
-        Activation::Identity => {
-            // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, epilogue::identity) };
-        }
+    match epilogue.activation {
         Activation::Relu => {
-            let relu = |x| epilogue::relu(simd, x);
+            let relu = |x, _| epilogue::relu(simd, x);
             // SAFETY: this function's contract.
             unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, relu) };
         }
         Activation::Clamp { min, max } => {
-            let clamp = |x| epilogue::clamp(simd, x, min, max);
+            let clamp = |x, _| epilogue::clamp(simd, x, min, max);
             // SAFETY: this function's contract.
             unsafe { store::<L, MR, NV, false>(simd, strip, pixel, &acc, channels, clamp) };
         }
-        activation @ (Activation::Sigmoid | Activation::Tanh) => {
-            // A copy, so that the accumulators need not live in memory.
-            let mut copy = acc;
-            epilogue::apply_to_all(simd, activation, copy.as_flattened_mut());
+        Activation::Prelu => {
+            let per_panel = const { PANEL / L::LANES };
+            let prelu = |x, v| {
+                let slope = strip.channels(v / per_panel).map(|channels| simd.load(&channels.slope, v % per_panel));
+                slope.map_or(x, |slope| epilogue::leaky_relu(simd, x, slope))
+            };
             // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &copy, channels, epilogue::identity) };
+            unsafe { store::<L, MR, NV, false>(simd, strip, pixel, &acc, channels, prelu) };
+        }
+        _ => {
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, |x, _| x) };
         }
     }
+}
+
+/// The same for what takes long, from sums in memory, `nv` vectors a pixel: out of line, once for all tiles of an ISA.
+///
+/// # Safety
+/// The strip has the pixels from `pixel` on for which there are sums, and `channels` output channels.
+#[inline(never)]
+unsafe fn finish_rows<L: Lanes>(
+    simd: L,
+    strip: &Strip<'_>,
+    pixel: usize,
+    sums: &[L::Vector],
+    nv: usize,
+    channels: usize,
+) {
+    struct Rows<'a, L: Lanes> {
+        simd: L,
+        strip: &'a Strip<'a>,
+        pixel: usize,
+        sums: &'a [L::Vector],
+        nv: usize,
+        channels: usize,
+    }
+    impl<L: Lanes> pulp::NullaryFnOnce for Rows<'_, L> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            epilogue::with_activation(self.simd, self.strip.epilogue().activation, self);
+        }
+    }
+    impl<L: Lanes> WithActivation<L> for Rows<'_, L> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
+            let Self { simd, strip, pixel, sums, nv, channels } = self;
+            let (epilogue, per_panel) = (strip.epilogue(), const { PANEL / L::LANES });
+            for (pixel, sums) in (pixel..).zip(sums.chunks_exact(nv)) {
+                for (v, sum) in sums.iter().enumerate() {
+                    let part = part::<L>(v, channels);
+                    if part.is_empty() {
+                        break;
+                    }
+                    let (mut scale_shift, mut slope) = (None, simd.splat(0.0));
+                    if let Some(channels) = strip.channels(v / per_panel) {
+                        let load = |row| simd.load(row, v % per_panel);
+                        slope = load(&channels.slope);
+                        scale_shift = epilogue.scaled.then(|| [load(&channels.scale), load(&channels.shift)]);
+                    }
+                    // SAFETY: the caller's contract, and there is a residual.
+                    let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel, channels) });
+                    let residual = residual.map(|row| simd.load_first(&row[part.clone()]));
+                    let activation = |x| activation(x, slope);
+                    let y = epilogue::finish(simd, *sum, scale_shift, (residual, epilogue.residual), activation);
+                    // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
+                    simd.store_first(y, unsafe { &mut strip.output(pixel, channels)[part] });
+                }
+            }
+        }
+    }
+    simd.vectorize(Rows { simd, strip, pixel, sums, nv, channels });
 }
 
 /// Activates and stores row by row: a row's stores are under way while the next row is activated.
@@ -191,7 +265,7 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
     pixel: usize,
     acc: &[[L::Vector; NV]; MR],
     channels: usize,
-    activation: impl Fn(L::Vector) -> L::Vector,
+    activation: impl Fn(L::Vector, usize) -> L::Vector,
 ) {
     unrolled::<MR>(
         #[inline(always)]
@@ -199,7 +273,7 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
             let mut row = acc[m];
             unrolled::<NV>(
                 #[inline(always)]
-                |v| row[v] = activation(row[v]),
+                |v| row[v] = activation(row[v], v),
             );
             // SAFETY: this function's contract; the slice ends with this closure.
             let to = unsafe { strip.output(pixel + m, channels) };

@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use pointwise::{
-    Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape, Strides, Tile, reference::Reference,
+    Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides, Tile,
+    reference::Reference,
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -97,7 +98,11 @@ pub struct Case {
     pub groups: usize,
     pub stride: (usize, usize),
     pub bias: bool,
+    pub scale_shift: bool,
     pub residual: bool,
+    /// The residual is what the output holds.
+    pub in_place: bool,
+    pub residual_order: ResidualOrder,
     pub activation: Activation,
     pub values: Values,
     /// Of input, residual and output.
@@ -115,7 +120,10 @@ impl Default for Case {
             groups: 1,
             stride: (1, 1),
             bias: true,
+            scale_shift: false,
             residual: false,
+            in_place: false,
+            residual_order: ResidualOrder::BeforeActivation,
             activation: Activation::Identity,
             values: Values::Ordinary,
             padding: [Padding::default(); 3],
@@ -156,6 +164,9 @@ pub struct Tensors {
     pub x: Vec<f32>,
     pub weights: Vec<f32>,
     pub bias: Vec<f32>,
+    pub scale: Vec<f32>,
+    pub shift: Vec<f32>,
+    pub slopes: Vec<f32>,
     pub residual: Vec<f32>,
 }
 
@@ -172,6 +183,9 @@ impl Case {
             x: fill(self.padding[0].layout(self.input).1),
             weights: fill(self.out_channels * self.input[3] / self.groups),
             bias: fill(self.out_channels),
+            scale: fill(self.out_channels),
+            shift: fill(self.out_channels),
+            slopes: fill(self.out_channels),
             residual: fill(self.padding[1].layout(self.output()).1),
         }
     }
@@ -181,12 +195,16 @@ impl Case {
             .groups(self.groups)
             .stride(self.stride.0, self.stride.1)
             .activation(self.activation)
+            .residual_order(self.residual_order)
             .isa(isa);
         let builder = if self.bias { builder.bias(&tensors.bias) } else { builder };
+        let builder = if self.scale_shift { builder.scale_shift(&tensors.scale, &tensors.shift) } else { builder };
+        let builder = if self.activation == Activation::Prelu { builder.slopes(&tensors.slopes) } else { builder };
         self.tile.map_or(builder, |tile| builder.tile(tile)).build(&tensors.weights)
     }
 
-    /// Calls `run` with the views; returns the output's whole buffer.
+    /// Calls `run` with the views, the output's values being the residual's where it is in place; returns the output's whole
+    /// buffer.
     pub fn with_views(
         &self,
         tensors: &Tensors,
@@ -200,8 +218,15 @@ impl Case {
         let (strides, len) = y.layout(self.output());
         // Canaries behind the last pixel, too.
         let mut buffer = vec![CANARY; len + 5];
-        let out = NhwcMut::with_strides(&mut buffer[y.front..], self.output(), strides).expect("a view of the output");
+        let mut out =
+            NhwcMut::with_strides(&mut buffer[y.front..], self.output(), strides).expect("a view of the output");
         let residual = self.residual.then(|| view(&tensors.residual, residual, self.output()));
+        if let Some(residual) = residual.filter(|_| self.in_place) {
+            let [n, h, w, _] = self.output();
+            for (n, h, w) in (0..n).flat_map(|n| (0..h).flat_map(move |h| (0..w).map(move |w| (n, h, w)))) {
+                out.pixel_mut(n, h, w).expect("a pixel").copy_from_slice(residual.pixel(n, h, w).expect("a pixel"));
+            }
+        }
         run(view(&tensors.x, x, self.input), residual, out).expect("the case runs");
         buffer
     }
@@ -213,7 +238,10 @@ impl Case {
             groups: self.groups,
             weights: &tensors.weights,
             bias: self.bias.then_some(&tensors.bias),
+            scale_shift: self.scale_shift.then_some((&tensors.scale, &tensors.shift)),
             activation: self.activation,
+            slopes: (self.activation == Activation::Prelu).then_some(&tensors.slopes),
+            residual: self.residual_order,
         };
         self.with_views(tensors, |x, residual, y| reference.run(x, residual, y))
     }
@@ -223,6 +251,7 @@ impl Case {
         let conv = self.build(tensors, isa).expect("the case builds");
         let executor = Threads(self.threads);
         self.with_views(tensors, |x, residual, y| match residual {
+            Some(_) if self.in_place => conv.run_accumulate_with(&executor, x, y),
             Some(residual) => conv.run_residual_with(&executor, x, residual, y),
             None => conv.run_with(&executor, x, y),
         })
