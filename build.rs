@@ -29,7 +29,7 @@ const ISAS: [Isa; 4] = [
         max_half_rows: 14,
         narrow: 10,
     },
-    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[10, 6, 4, 3], max_half_rows: 0, narrow: 8 },
+    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[8, 6, 4, 3], max_half_rows: 0, narrow: 8 },
     Isa {
         target: "target_arch = \"aarch64\"",
         lanes: "pulp::aarch64::Neon",

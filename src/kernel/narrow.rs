@@ -172,14 +172,13 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     }
 
     let epilogue = strip.epilogue();
+    if strip.has_residual() || !epilogue.channels.is_empty() || !epilogue.is_short(false) {
+        // A copy, so that the accumulators need not live in memory.
+        let copy = acc;
+        // SAFETY: this function's contract.
+        return unsafe { finish_columns(simd, strip, (pixel, count), copy.as_flattened(), F) };
+    }
     match epilogue.activation {
-        _ if strip.has_residual() || !epilogue.channels.is_empty() || !epilogue.is_short(false) => {
-            // A copy, so that the accumulators need not live in memory.
-            let mut copy = acc;
-            // SAFETY: this function's contract.
-            unsafe { finish_columns(simd, strip, (pixel, count), copy.as_flattened_mut(), F) };
-            acc = copy;
-        }
         Activation::Relu => for_each::<G, F>(
             #[inline(always)]
             |g, f| acc[g][f] = epilogue::relu(simd, acc[g][f]),
@@ -193,46 +192,55 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     unrolled::<G>(
         #[inline(always)]
         |g| {
-            let first = pixel + g * L::LANES;
             if F == 1 && strip.is_contiguous() {
                 // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(first, count) });
+                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(at(g, 0), count) });
                 return;
             }
-            // Back from a vector an output channel to a vector a pixel, by the same transposition.
             let mut columns = [Row([0.0; PANEL]); F];
             unrolled::<F>(
                 #[inline(always)]
                 |f| simd.store(acc[g][f], &mut columns[f], 0),
             );
-            for channel in (0..F).step_by(L::LANES) {
-                for l in (0..count).step_by(4) {
-                    let rows = simd.transpose(
-                        #[inline(always)]
-                        |c| &columns[(channel + c).min(F - 1)].0.as_chunks().0[l / 4],
-                    );
-                    for (row, l) in rows.into_iter().zip(l..count) {
-                        // SAFETY: inside the strip, which has F output channels; the slice ends with this round.
-                        let out = unsafe { strip.output(first + l, F) };
-                        simd.store_first(row, &mut out[channel..F.min(channel + L::LANES)]);
-                    }
-                }
-            }
+            // SAFETY: this function's contract.
+            unsafe { store_columns(simd, strip, at(g, 0), count, &columns) };
         },
     );
 }
 
-/// What follows the sums that are in memory, `f` vectors for each group of `count` pixels: out of line, once for all narrow
-/// kernels of an ISA.
+/// Stores what stands in a row for each output channel: back to a vector for each pixel, by the transposition of the input.
+///
+/// # Safety
+/// The strip has `count` pixels from `pixel` on, and as many output channels as there are columns.
+#[inline(always)]
+unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize, columns: &[Row]) {
+    for channel in (0..columns.len()).step_by(L::LANES) {
+        for l in (0..count).step_by(4) {
+            let rows = simd.transpose(
+                #[inline(always)]
+                |c| &columns[(channel + c).min(columns.len() - 1)].0.as_chunks().0[l / 4],
+            );
+            for (row, l) in rows.into_iter().zip(l..count) {
+                // SAFETY: this function's contract; the slice ends with this round.
+                let out = unsafe { strip.output(pixel + l, columns.len()) };
+                simd.store_first(row, &mut out[channel..columns.len().min(channel + L::LANES)]);
+            }
+        }
+    }
+}
+
+/// What follows the sums that are in memory, `f` vectors for each group of `count` pixels, and their store: out of line, once
+/// for all narrow kernels of an ISA. Cold, so that the compiler spares the registers of the k loop rather than of this call.
 ///
 /// # Safety
 /// The strip has these pixels, and `f` output channels.
+#[cold]
 #[inline(never)]
 unsafe fn finish_columns<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
     (pixel, count): (usize, usize),
-    sums: &mut [L::Vector],
+    sums: &[L::Vector],
     f: usize,
 ) {
     struct Columns<'a, L: Lanes> {
@@ -240,7 +248,7 @@ unsafe fn finish_columns<L: Lanes>(
         strip: &'a Strip<'a>,
         pixel: usize,
         count: usize,
-        sums: &'a mut [L::Vector],
+        sums: &'a [L::Vector],
         f: usize,
     }
     impl<L: Lanes> pulp::NullaryFnOnce for Columns<'_, L> {
@@ -258,8 +266,9 @@ unsafe fn finish_columns<L: Lanes>(
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
             let Self { simd, strip, pixel, count, sums, f } = self;
             let (epilogue, per_channel) = (strip.epilogue(), strip.channels(0));
-            for (pixel, sums) in (pixel..).step_by(L::LANES).zip(sums.chunks_exact_mut(f)) {
-                for (channel, sum) in sums.iter_mut().enumerate() {
+            for (pixel, sums) in (pixel..).step_by(L::LANES).zip(sums.chunks_exact(f)) {
+                let mut columns = [Row([0.0; PANEL]); PANEL];
+                for (channel, sum) in sums.iter().enumerate() {
                     let splat = |row: &Row| simd.splat(row.0[channel]);
                     let scaled = per_channel.filter(|_| epilogue.scaled);
                     let scale_shift = scaled.map(|channels| [splat(&channels.scale), splat(&channels.shift)]);
@@ -273,7 +282,16 @@ unsafe fn finish_columns<L: Lanes>(
                         )
                     });
                     let activation = |x| activation(x, slope);
-                    *sum = epilogue::finish(simd, *sum, scale_shift, (residual, epilogue.residual), activation);
+                    let residual = (residual, epilogue.residual);
+                    let y = epilogue::finish(simd, *sum, scale_shift, residual, activation);
+                    simd.store(y, &mut columns[channel], 0);
+                }
+                if strip.is_contiguous() {
+                    // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
+                    simd.store_first(simd.load(&columns[0], 0), unsafe { strip.contiguous_output(pixel, count) });
+                } else {
+                    // SAFETY: the caller's contract; residuals of these pixels were read.
+                    unsafe { store_columns(simd, strip, pixel, count, &columns[..f]) };
                 }
             }
         }

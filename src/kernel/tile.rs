@@ -122,36 +122,30 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
         );
     }
 
-    // Twice, so that in the usual case all lengths are constants.
-    let all = NV * L::LANES - if HALF { L::LANES / 2 } else { 0 };
-    if strip.out_channels() >= all {
+    let all = const { NV * L::LANES - if HALF { L::LANES / 2 } else { 0 } };
+    if strip.out_channels() >= all && strip.epilogue().is_short(strip.has_residual()) {
         // SAFETY: this function's contract.
-        unsafe { finish(simd, strip, pixel, acc, all) };
+        unsafe { finish_in_registers(simd, strip, pixel, acc, all) };
     } else {
+        // A copy, so that the accumulators need not live in memory.
+        let (copy, channels) = (acc, all.min(strip.out_channels()));
         // SAFETY: this function's contract.
-        unsafe { finish(simd, strip, pixel, acc, strip.out_channels()) };
+        unsafe { finish_rows(simd, strip, pixel, copy.as_flattened(), NV, channels) };
     }
 }
 
-/// What follows the sums of a tile's first `channels` output channels, and their store.
+/// What follows the sums of a tile's first `channels` output channels, a constant, and their store.
 ///
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and `channels` output channels.
 #[inline(always)]
-unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
+unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     simd: L,
     strip: &Strip<'_>,
     pixel: usize,
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
-    let epilogue = strip.epilogue();
-    if !epilogue.is_short(strip.has_residual()) {
-        // A copy, so that the accumulators need not live in memory.
-        let copy = acc;
-        // SAFETY: this function's contract.
-        return unsafe { finish_rows(simd, strip, pixel, copy.as_flattened(), NV, channels) };
-    }
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
@@ -165,7 +159,7 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
             },
         );
     }
-    match epilogue.activation {
+    match strip.epilogue().activation {
         Activation::Relu => {
             let relu = |x, _| epilogue::relu(simd, x);
             // SAFETY: this function's contract.
@@ -192,7 +186,8 @@ unsafe fn finish<L: Lanes, const MR: usize, const NV: usize>(
     }
 }
 
-/// The same for what takes long, from sums in memory, `nv` vectors a pixel: out of line, once for all tiles of an ISA.
+/// The same for tiles that are not full, and for what takes long: out of line, once for all tiles of an ISA, from sums in
+/// memory, `nv` vectors a pixel.
 ///
 /// # Safety
 /// The strip has the pixels from `pixel` on for which there are sums, and `channels` output channels.
@@ -257,7 +252,7 @@ unsafe fn finish_rows<L: Lanes>(
 /// Activates and stores row by row: a row's stores are under way while the next row is activated.
 ///
 /// # Safety
-/// As for [`finish`].
+/// As for [`finish_in_registers`].
 #[inline(always)]
 unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
     simd: L,
