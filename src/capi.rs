@@ -44,7 +44,7 @@
 //! assert_eq!(y, [21.0, 2.0]);
 //! ```
 
-use crate::{Activation, Error, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, view};
+use crate::{Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, Serial, view};
 use core::{
     ffi::{c_char, c_int},
     ptr, slice,
@@ -325,21 +325,11 @@ pub unsafe extern "C" fn pw_conv_f32_run(
         let data = if span == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(output.data, span) } };
         let y = NhwcMut::with_strides(data, shape, strides)?;
         let residual = residual.map(|(residual, _)| residual);
-        if pool.is_null() {
-            conv.run_any(
-                &crate::Serial,
-                x,
-                residual.map_or(crate::kernel::Residual::None, crate::kernel::Residual::Of),
-                y,
-            )?;
-        } else {
-            // SAFETY: as above.
-            conv.run_any(
-                unsafe { &read("pool", pool)?.0 },
-                x,
-                residual.map_or(crate::kernel::Residual::None, crate::kernel::Residual::Of),
-                y,
-            )?;
+        // SAFETY: as above.
+        let executor: &dyn Executor = if pool.is_null() { &Serial } else { unsafe { &read("pool", pool)?.0 } };
+        match residual {
+            Some(residual) => conv.run_residual_with(executor, x, residual, y)?,
+            None => conv.run_with(executor, x, y)?,
         }
         Ok(())
     })

@@ -2,13 +2,11 @@
 
 use crate::{
     Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, ResidualOrder, Serial, Shape,
-    epilogue::Epilogue,
     isa::{self, Token, with_lanes},
-    kernel::{Lanes, PANEL, Pixels, Residual, Strip},
-    output::OutputPixels,
+    kernel::Residual,
     pack::Packed,
-    plan::{self, Chunk, Kernel, Memo, Schedule, Tile},
-    view::Lines,
+    plan::{self, Memo, Tile},
+    run,
 };
 
 /// A 1x1 convolution of NHWC tensors: packed weights, and everything that can be decided before an input is seen.
@@ -29,19 +27,19 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct PointwiseConv {
-    packed: Packed,
-    token: Token,
-    choice: IsaChoice,
-    tile: Option<Tile>,
-    memo: Memo,
-    scaled: bool,
-    activation: Activation,
-    residual: ResidualOrder,
-    stride: (usize, usize),
-    groups: usize,
+    pub(crate) packed: Packed,
+    pub(crate) token: Token,
+    pub(crate) choice: IsaChoice,
+    pub(crate) tile: Option<Tile>,
+    pub(crate) memo: Memo,
+    pub(crate) scaled: bool,
+    pub(crate) activation: Activation,
+    pub(crate) residual: ResidualOrder,
+    pub(crate) stride: (usize, usize),
+    pub(crate) groups: usize,
     /// Of one group.
-    in_channels: usize,
-    out_channels: usize,
+    pub(crate) in_channels: usize,
+    pub(crate) out_channels: usize,
 }
 
 /// Collects what a [`PointwiseConv`] is made of.
@@ -349,7 +347,7 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn run(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(&Serial, x, Residual::None, y)
+        run::run_one(&Serial, self, x, Residual::None, y)
     }
 
     /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`. It is added after the
@@ -369,7 +367,7 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(&Serial, x, Residual::Of(residual), y)
+        run::run_one(&Serial, self, x, Residual::Of(residual), y)
     }
 
     /// [`run_residual`](Self::run_residual), where the residual is what `y` holds: `y = act(y + (b + w x))`.
@@ -387,7 +385,7 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn run_accumulate(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(&Serial, x, Residual::Output, y)
+        run::run_one(&Serial, self, x, Residual::Output, y)
     }
 
     /// [`run`](Self::run), with the work split over an executor's threads. The bits are the same. A panic in the executor
@@ -406,7 +404,7 @@ impl PointwiseConv {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        self.run_any(executor, x, Residual::None, y)
+        run::run_one(executor, self, x, Residual::None, y)
     }
 
     /// [`run_residual`](Self::run_residual), with the work split over an executor's threads.
@@ -430,7 +428,7 @@ impl PointwiseConv {
         residual: Nhwc<'_>,
         y: NhwcMut<'_>,
     ) -> Result<(), Error> {
-        self.run_any(executor, x, Residual::Of(residual), y)
+        run::run_one(executor, self, x, Residual::Of(residual), y)
     }
 
     /// [`run_accumulate`](Self::run_accumulate), with the work split over an executor's threads.
@@ -453,7 +451,7 @@ impl PointwiseConv {
         x: Nhwc<'_>,
         y: NhwcMut<'_>,
     ) -> Result<(), Error> {
-        self.run_any(executor, x, Residual::Output, y)
+        run::run_one(executor, self, x, Residual::Output, y)
     }
 
     /// How a dense input of this shape is computed with an executor: what [`run_with`](Self::run_with) decides.
@@ -476,100 +474,6 @@ impl PointwiseConv {
         let sizes = [self.in_channels, self.out_channels, self.groups];
         let threads = (executor.threads(), executor.work_per_thread());
         plan::explain((self.token, self.choice, self.tile), sizes, self.stride, input, output, threads)
-    }
-
-    pub(crate) fn run_any(
-        &self,
-        executor: &(impl Executor + ?Sized),
-        x: Nhwc<'_>,
-        residual: Residual<Nhwc<'_>>,
-        y: NhwcMut<'_>,
-    ) -> Result<(), Error> {
-        let expected = self.output_shape(x.shape())?;
-        check_shapes(expected, &y, residual.as_ref())?;
-        if expected.contains(&0) {
-            return Ok(());
-        }
-        let lines = Lines::new(self.stride, &x, &y, residual.as_ref());
-        with_lanes!(self.token, simd => self.run_lanes(simd, executor, &lines, x.data(), residual.map(|r| r.data()), y.into_data()))
-    }
-
-    fn run_lanes<L: Lanes>(
-        &self,
-        simd: L,
-        executor: &(impl Executor + ?Sized),
-        lines: &Lines,
-        x: &[f32],
-        residual: Residual<&[f32]>,
-        y: &mut [f32],
-    ) -> Result<(), Error> {
-        let y = OutputPixels::new(y, lines.line.y);
-        let sizes = [self.in_channels, self.out_channels, self.groups];
-        let (how, threads) =
-            ((self.token.isa(), self.tile, &self.memo), (executor.threads(), executor.work_per_thread()));
-        let schedule = Schedule::new::<L>(how, sizes, lines, threads);
-        let task = |i| self.run_task(simd, &schedule, lines, x, residual, y, i);
-        if schedule.threads == 1 {
-            (0..schedule.tasks()).for_each(task);
-            return Ok(());
-        }
-        crate::exec::run_each_once(executor, schedule.tasks(), task)
-    }
-
-    /// One block of pixels times one run of panels.
-    #[allow(clippy::too_many_arguments, reason = "the three tensors, and what to do with them")]
-    fn run_task<L: Lanes>(
-        &self,
-        simd: L,
-        schedule: &Schedule,
-        lines: &Lines,
-        x: &[f32],
-        residual: Residual<&[f32]>,
-        y: OutputPixels<'_>,
-        task: usize,
-    ) {
-        let block = schedule.block(task);
-        for chunk in block.chunks {
-            let chunk = schedule.chunk(chunk);
-            let Chunk { group, ref channels, kernel } = chunk;
-            let out_channels = channels.len();
-            let (k_start, f_start) = (group * self.in_channels, group * self.out_channels + channels.start);
-            let panel = channels.start / PANEL;
-            let panels = self.packed.panels(group, panel, self.in_channels);
-            let epilogue = Epilogue {
-                activation: self.activation,
-                residual: self.residual,
-                scaled: self.scaled,
-                channels: self.packed.channels(group, panel, self.in_channels),
-            };
-            for line in block.lines.clone() {
-                let [x_start, y_start, residual_start] = lines.start(line);
-                let pixels = |data, start: usize, stride, channel| {
-                    Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
-                };
-                let x = pixels(x, x_start, lines.line.x, k_start);
-                let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
-                let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
-                // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
-                // value of the output is in one strip of one task, and a task runs once.
-                let strip = unsafe {
-                    let (input, output) = ((x, self.in_channels), (y, out_channels));
-                    Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
-                };
-                let strip = strip.far(schedule.far && channels.start == 0);
-                match kernel {
-                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
-                    Kernel::Tile | Kernel::HalfTile => {
-                        let kernels = chunk.tiles::<L>();
-                        let [(mr, tiles), (rest, rest_tiles)] = schedule.split::<L>(&chunk, block.pixels.len());
-                        kernels[mr - 1](simd, &strip, tiles);
-                        if rest_tiles > 0 {
-                            kernels[rest - 1](simd, &strip.skip(mr * tiles), rest_tiles);
-                        }
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -621,12 +525,6 @@ pub(crate) fn check_per_channel(
         }
     }
     Ok(())
-}
-
-pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Result<(), Error> {
-    let check = |what, actual| if actual == expected { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
-    check("output", y.shape())?;
-    residual.map_or(Ok(()), |residual| check("residual", residual.shape()))
 }
 
 pub(crate) fn output_size(size: usize, stride: usize) -> usize {

@@ -66,6 +66,14 @@ pub enum Error {
         /// The view's channels.
         actual: usize,
     },
+    /// A view cannot be split behind more channels than it has.
+    #[error("split: expected at most {channels} channels, got {at}")]
+    Split {
+        /// The view's channels.
+        channels: usize,
+        /// Behind how many it should be split.
+        at: usize,
+    },
     /// The channels cannot be divided into the groups.
     #[error("groups: expected a divisor of {in_channels} input and {out_channels} output channels, got {groups}")]
     Groups {

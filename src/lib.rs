@@ -74,6 +74,7 @@ mod plan;
 #[cfg(feature = "std")]
 mod pool;
 pub mod reference;
+mod run;
 mod view;
 
 pub use conv::{Builder, PointwiseConv};
@@ -86,6 +87,7 @@ pub use isa::{Isa, IsaChoice};
 pub use plan::{Kernel, Plan, Tail, Tile};
 #[cfg(feature = "std")]
 pub use pool::Pool;
+pub use run::{Head, run_heads};
 pub use view::{Nhwc, NhwcMut, Shape, Strides};
 
 /// The README's examples are tests too.

@@ -1,42 +1,30 @@
-//! The output, as the tasks of one run share it. All that is unsafe about sharing stands here.
+//! The output, as views of other channels and the tasks of one run share it. All that is unsafe about sharing stands here.
 
 use core::{marker::PhantomData, slice};
 
-/// Output pixels at a constant distance, written by several tasks at once, each its own part.
-#[derive(Clone, Copy)]
-pub(crate) struct OutputPixels<'a> {
+/// Values that were borrowed exclusively, and are written by several owners at once, each its own part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutputValues<'a> {
     start: *mut f32,
     len: usize,
-    stride: usize,
     exclusive: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: it stands for a `&mut [f32]`, which is Send; who writes where is the duty of `slice_mut`'s caller.
-unsafe impl Send for OutputPixels<'_> {}
-// SAFETY: as above; through a shared reference nothing can be reached but by `slice_mut`.
-unsafe impl Sync for OutputPixels<'_> {}
+unsafe impl Send for OutputValues<'_> {}
+// SAFETY: as above; through a shared reference nothing can be reached but by `slice` and `slice_mut`.
+unsafe impl Sync for OutputValues<'_> {}
 
-impl<'a> OutputPixels<'a> {
-    /// Pixel `p` starts at `data[p * stride]`.
-    pub fn new(data: &'a mut [f32], stride: usize) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), stride, exclusive: PhantomData }
+impl<'a> OutputValues<'a> {
+    pub fn new(data: &'a mut [f32]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), exclusive: PhantomData }
     }
 
-    /// The pixels from the one at `offset` on.
+    /// Those from `offset` on.
     pub fn from(self, offset: usize) -> Self {
         let offset = offset.min(self.len);
         // SAFETY: `offset` is at most `len`, so the pointer stays inside the slice or one past its end.
         Self { start: unsafe { self.start.add(offset) }, len: self.len - offset, ..self }
-    }
-
-    /// Values from the first pixel to the end of the tensor.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The distance between pixels.
-    pub fn stride(&self) -> usize {
-        self.stride
     }
 
     /// `len` values from `offset` on, to read.
@@ -53,16 +41,31 @@ impl<'a> OutputPixels<'a> {
     /// `len` values from `offset` on.
     ///
     /// # Safety
-    /// `offset + len` is at most [`len`](Self::len). While the slice lives, no other slice with a value of it does: not in
+    /// `offset + len` is at most the number of values. While the slice lives, no other slice with a value of it does: not in
     /// this thread, not in another.
     #[inline(always)]
-    #[allow(
-        clippy::mut_from_ref,
-        reason = "the exclusive borrow was given up to be split; the caller keeps it exclusive"
-    )]
     pub unsafe fn slice_mut(&self, offset: usize, len: usize) -> &'a mut [f32] {
         debug_assert!(offset + len <= self.len);
         // SAFETY: this function's contract.
         unsafe { slice::from_raw_parts_mut(self.start.add(offset), len) }
+    }
+}
+
+/// Output pixels at a constant distance: pixel `p` starts at value `p * stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct OutputPixels<'a> {
+    pub values: OutputValues<'a>,
+    pub stride: usize,
+}
+
+impl OutputPixels<'_> {
+    /// The pixels from the one at `offset` on.
+    pub fn from(self, offset: usize) -> Self {
+        Self { values: self.values.from(offset), ..self }
+    }
+
+    /// Values from the first pixel to the end of the tensor.
+    pub fn len(&self) -> usize {
+        self.values.len
     }
 }

@@ -152,17 +152,13 @@ impl Tail {
     }
 }
 
-/// How one run is cut into tasks, and tasks into register tiles.
+/// How one run is cut into tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub threads: usize,
     /// The input does not fit in the L2 cache.
     pub far: bool,
-    /// No tile should have more pixels.
-    most_rows: usize,
-    out_channels: usize,
-    cut: Cut,
-    /// All groups' chunks.
+    /// Of all convolutions and groups.
     all_chunks: usize,
     chunk_blocks: usize,
     lines: usize,
@@ -171,14 +167,21 @@ pub(crate) struct Schedule {
     pixel_blocks: usize,
 }
 
-/// How the output channels of a group are cut into chunks, each computed by one kernel: some panels by tiles, in chunks of
-/// nearly equal width, and what is left by a kernel of its own.
-#[derive(Clone, Copy, Debug)]
-struct Cut {
+/// How the output channels of a convolution are cut: each group's into chunks, each computed by one kernel. Some panels by
+/// tiles, in chunks of nearly equal width, and what is left by a kernel of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    /// Channels of a group.
+    in_channels: usize,
+    out_channels: usize,
+    groups: usize,
+    /// Of a group.
     panels: usize,
+    /// Chunks of these panels.
     chunks: usize,
     tail: Tail,
-    /// No tile should have more accumulators.
+    /// No tile should have more pixels, or more accumulators.
+    most_rows: usize,
     most_accumulators: usize,
 }
 
@@ -252,42 +255,24 @@ fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
 }
 
 impl Schedule {
-    /// `lines` is not empty. The channels are those of one group. `work` is what an executor's thread is worth waking for.
-    pub fn new<L: Lanes>(
-        (isa, tile, memo): (Isa, Option<Tile>, &Memo),
-        [k, f, groups]: [usize; 3],
+    /// For convolutions of the same input, and their lines, of which there are some. `work` is what an executor's thread is
+    /// worth waking for.
+    pub fn new<'a>(
+        cuts: impl Iterator<Item = &'a Cut> + Clone,
         lines: &Lines,
         (threads, work): (usize, usize),
     ) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
-        let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
-        let most_rows = match tile {
-            Some(tile) => tile.pixels.max(1),
-            None if conflict => ROWS_OF_A_SET,
-            None => usize::MAX,
-        };
-        let tuning = tuning(isa);
-        let choice = match tile {
-            Some(tile) => Choice::forced::<L>(tile, f),
-            None => memo.get(pixels, conflict).unwrap_or_else(|| {
-                let choice = choose::<L>(&tuning, most_rows, k, f, pixels);
-                memo.set(pixels, conflict, choice);
-                choice
-            }),
-        };
-        let cut = Cut::new(&tuning, choice, f);
-
         // Blocks of pixels that fit in the cache.
-        let pixel_bytes = k.saturating_add(f.min(4 * PANEL)).saturating_mul(size_of::<f32>());
-        let block = (BLOCK_BYTES / pixel_bytes).max(ROWS_OF_A_SET);
-        let all_chunks = groups * cut.all();
+        let pixel_values =
+            cuts.clone().map(|cut| cut.in_channels.saturating_add(cut.out_channels.min(4 * PANEL))).max();
+        let pixel_bytes = pixel_values.unwrap_or(0).saturating_mul(size_of::<f32>());
+        let block = (BLOCK_BYTES / pixel_bytes.max(1)).max(ROWS_OF_A_SET);
+        let in_channels = cuts.clone().map(|cut| cut.in_channels.saturating_mul(cut.groups)).max().unwrap_or(0);
         let mut schedule = Self {
             threads: 1,
-            far: k.saturating_mul(groups * size_of::<f32>()).saturating_mul(pixels * count) > 2 * BLOCK_BYTES,
-            most_rows,
-            out_channels: f,
-            cut,
-            all_chunks,
+            far: in_channels.saturating_mul(size_of::<f32>()).saturating_mul(pixels * count) > 2 * BLOCK_BYTES,
+            all_chunks: cuts.clone().map(Cut::chunks).sum(),
             chunk_blocks: 1,
             lines: count,
             line_blocks: divide_up(count, divide(block, pixels).0.max(1)),
@@ -295,11 +280,13 @@ impl Schedule {
             pixel_blocks: divide_up(pixels, block),
         };
         if threads > 1 {
-            let multiply_adds = k.saturating_mul(f * groups).saturating_mul(pixels * count);
+            let of_a_pixel = |cut: &Cut| cut.in_channels.saturating_mul(cut.out_channels * cut.groups);
+            let multiply_adds =
+                cuts.clone().map(of_a_pixel).fold(0, usize::saturating_add).saturating_mul(pixels * count);
             schedule.threads = threads.min(multiply_adds / work.max(1)).max(1);
         }
         if schedule.threads > 1 {
-            schedule.spread(f * groups);
+            schedule.spread(cuts.map(|cut| cut.out_channels * cut.groups).sum());
         }
         schedule
     }
@@ -356,27 +343,6 @@ impl Schedule {
             pixels: part(self.pixels, self.pixel_blocks, pixel_block),
         }
     }
-
-    pub fn chunk(&self, chunk: usize) -> Chunk {
-        let (group, i) = divide(chunk, self.cut.all());
-        let tiles = self.cut.panels * PANEL;
-        if i == self.cut.chunks {
-            let kernel = if self.cut.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
-            return Chunk { group, channels: tiles..self.out_channels, kernel };
-        }
-        let panels = part(self.cut.panels, self.cut.chunks, i);
-        let channels = panels.start * PANEL..self.out_channels.min(panels.end * PANEL);
-        Chunk { group, channels, kernel: Kernel::Tile }
-    }
-
-    /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be.
-    pub fn split<L: Lanes>(&self, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
-        let halves = match chunk.kernel {
-            Kernel::HalfTile => 3,
-            _ => 2 * chunk.channels.len().div_ceil(L::LANES),
-        };
-        split(rows(chunk.tiles::<L>(), halves, self.cut.most_accumulators).min(self.most_rows), pixels)
-    }
 }
 
 /// `pixels` is 1 or more.
@@ -423,16 +389,70 @@ impl Memo {
 }
 
 impl Cut {
-    fn new(tuning: &Tuning, choice: Choice, f: usize) -> Self {
-        let Choice { panels: widest, tail, small } = choice;
+    /// For the lines of a run, of which there are some. The channels are those of one group.
+    pub fn new<L: Lanes>(
+        (isa, tile, memo): (Isa, Option<Tile>, &Memo),
+        [k, f, groups]: [usize; 3],
+        lines: &Lines,
+    ) -> Self {
+        let pixels = lines.line.size;
+        let conflict = lines.line.x > 0 && (lines.line.x * size_of::<f32>()).is_multiple_of(4096);
+        let most_rows = match tile {
+            Some(tile) => tile.pixels.max(1),
+            None if conflict => ROWS_OF_A_SET,
+            None => usize::MAX,
+        };
+        let tuning = tuning(isa);
+        let Choice { panels: widest, tail, small } = match tile {
+            Some(tile) => Choice::forced::<L>(tile, f),
+            None => memo.get(pixels, conflict).unwrap_or_else(|| {
+                let choice = choose::<L>(&tuning, most_rows, k, f, pixels);
+                memo.set(pixels, conflict, choice);
+                choice
+            }),
+        };
         let panels = tail.panels(f);
-        let most_accumulators = tuning.most_accumulators(small);
-        Self { panels, chunks: divide_up(panels, widest), tail, most_accumulators }
+        Self {
+            in_channels: k,
+            out_channels: f,
+            groups,
+            panels,
+            chunks: divide_up(panels, widest),
+            tail,
+            most_rows,
+            most_accumulators: tuning.most_accumulators(small),
+        }
     }
 
     /// Chunks of a group.
-    fn all(&self) -> usize {
+    fn group_chunks(&self) -> usize {
         self.chunks + usize::from(self.tail != Tail::Panel)
+    }
+
+    /// Chunks of all groups.
+    pub fn chunks(&self) -> usize {
+        self.groups * self.group_chunks()
+    }
+
+    pub fn chunk(&self, chunk: usize) -> Chunk {
+        let (group, i) = divide(chunk, self.group_chunks());
+        let tiles = self.panels * PANEL;
+        if i == self.chunks {
+            let kernel = if self.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
+            return Chunk { group, channels: tiles..self.out_channels, kernel };
+        }
+        let panels = part(self.panels, self.chunks, i);
+        let channels = panels.start * PANEL..self.out_channels.min(panels.end * PANEL);
+        Chunk { group, channels, kernel: Kernel::Tile }
+    }
+
+    /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be.
+    pub fn split<L: Lanes>(&self, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
+        let halves = match chunk.kernel {
+            Kernel::HalfTile => 3,
+            _ => 2 * chunk.channels.len().div_ceil(L::LANES),
+        };
+        split(rows(chunk.tiles::<L>(), halves, self.most_accumulators).min(self.most_rows), pixels)
     }
 }
 
@@ -622,19 +642,21 @@ pub(crate) fn explain(
             sizes: [usize; 3],
             lines: &Lines,
             threads: (usize, usize),
-        ) -> (Schedule, Block, Chunk, usize) {
-            let schedule = Schedule::new::<L>(how, sizes, lines, threads);
-            let (block, chunk) = (schedule.block(0), schedule.chunk(0));
+        ) -> (Schedule, Cut, Block, usize) {
+            let cut = Cut::new::<L>(how, sizes, lines);
+            let schedule = Schedule::new([&cut].into_iter(), lines, threads);
+            let (block, chunk) = (schedule.block(0), cut.chunk(0));
             let rows = match chunk.kernel {
                 Kernel::Narrow => L::LANES,
-                Kernel::Tile | Kernel::HalfTile => schedule.split::<L>(&chunk, block.pixels.len())[0].0,
+                Kernel::Tile | Kernel::HalfTile => cut.split::<L>(&chunk, block.pixels.len())[0].0,
             };
-            (schedule, block, chunk, rows)
+            (schedule, cut, block, rows)
         }
-        let (schedule, block, chunk, rows) = decide(simd, (token.isa(), tile, &Memo::default()), [k, f, groups], &lines, threads);
+        let (schedule, cut, block, rows) = decide(simd, (token.isa(), tile, &Memo::default()), [k, f, groups], &lines, threads);
+        let chunk = cut.chunk(0);
         plan.kernel = chunk.kernel;
         plan.tile = (rows, chunk.channels.len());
-        let channels = block.chunks.map(|chunk| schedule.chunk(chunk).channels.len()).sum();
+        let channels = block.chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
         plan.block = (block.lines.len() * block.pixels.len(), channels);
         plan.tasks = schedule.tasks();
         plan.threads = schedule.threads;
@@ -670,13 +692,13 @@ mod tests {
                         lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
                         lines.line.size = pixels;
                     }
-                    let schedule =
-                        Schedule::new::<L>((isa, None, &Memo::default()), [k, f, groups], &lines, (threads, 1000));
+                    let cut = Cut::new::<L>((isa, None, &Memo::default()), [k, f, groups], &lines);
+                    let schedule = Schedule::new([&cut].into_iter(), &lines, (threads, 1000));
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
                         for chunk in block.chunks {
-                            let chunk = schedule.chunk(chunk);
+                            let chunk = cut.chunk(chunk);
                             for line in block.lines.clone() {
                                 for pixel in block.pixels.clone() {
                                     for channel in chunk.channels.clone() {
@@ -734,8 +756,7 @@ mod tests {
     #[test]
     fn few_rows_share_a_cache_set() {
         let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
-        let rows =
-            |k| Schedule::new::<Scalar>((Isa::Scalar, None, &Memo::default()), [k, 64, 1], &lines(k), (1, 1)).most_rows;
+        let rows = |k| Cut::new::<Scalar>((Isa::Scalar, None, &Memo::default()), [k, 64, 1], &lines(k)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
     }
 }

@@ -90,7 +90,7 @@ impl Reference<'_> {
         crate::conv::check_weights(self.weights, self.out_channels, k)?;
         crate::conv::check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
         let [ho, wo] = [crate::conv::output_size(h, self.stride.0), crate::conv::output_size(w, self.stride.1)];
-        crate::conv::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
+        crate::run::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
 
         for image in 0..n {
             for i in 0..ho {

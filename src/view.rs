@@ -4,7 +4,10 @@
 //! `n * batch_stride + h * row_stride + w * pixel_stride + c`: the channels of a pixel are contiguous, all else is free.
 //! A dense tensor, a crop of it, some of its channels, rows with padding behind them are all views.
 
-use crate::Error;
+use crate::{
+    Error,
+    output::{OutputPixels, OutputValues},
+};
 
 /// `[batch, height, width, channels]`.
 pub type Shape = [usize; 4];
@@ -144,17 +147,17 @@ impl<'a> Nhwc<'a> {
 /// A tensor that is written. No two of its pixels share a value.
 ///
 /// # Example
-/// Two convolutions write side by side into one tensor of 8 channels:
+/// Channels 3 to 7 of a tensor of 8:
 /// ```
 /// use pointwise::NhwcMut;
-/// let mut both = [0.0; 5 * 8];
-/// let first = NhwcMut::with_strides(&mut both, [1, 1, 5, 3], [40, 40, 8])?;
-/// let second = NhwcMut::with_strides(&mut both[3..], [1, 1, 5, 5], [40, 40, 8])?;
+/// let mut wide = [0.0; 5 * 8];
+/// let some = NhwcMut::with_strides(&mut wide[3..], [1, 1, 5, 5], [40, 40, 8])?;
 /// # Ok::<(), pointwise::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct NhwcMut<'a> {
-    data: &'a mut [f32],
+    /// Of which the view's own are the `shape[3]` values of each of its pixels.
+    values: OutputValues<'a>,
     shape: Shape,
     strides: Strides,
 }
@@ -173,7 +176,7 @@ impl<'a> NhwcMut<'a> {
     /// ```
     pub fn new(data: &'a mut [f32], shape: Shape) -> Result<Self, Error> {
         let strides = Nhwc::new(data, shape)?.strides;
-        Ok(Self { data, shape, strides })
+        Ok(Self { values: OutputValues::new(data), shape, strides })
     }
 
     /// A view with strides `[batch, row, pixel]` in values, from the slice's first value on. The slice may be longer; the
@@ -206,7 +209,7 @@ impl<'a> NhwcMut<'a> {
                 extent += (size - 1) * stride;
             }
         }
-        Ok(Self { data, shape, strides })
+        Ok(Self { values: OutputValues::new(data), shape, strides })
     }
 
     /// `[batch, height, width, channels]`.
@@ -246,7 +249,34 @@ impl<'a> NhwcMut<'a> {
     /// ```
     pub fn pixel_mut(&mut self, n: usize, h: usize, w: usize) -> Option<&mut [f32]> {
         let at = offset(self.shape, self.strides, n, h, w)?;
-        self.data.get_mut(at..at + self.shape[3])
+        // SAFETY: the pixel is inside the span, which the constructor has checked; its values are this view's own, and `self`
+        // is borrowed as long as the slice is.
+        Some(unsafe { self.values.slice_mut(at, self.shape[3]) })
+    }
+
+    /// Two views: of the first `channels` channels of each pixel, and of the others. What is written into one and into the
+    /// other is concatenated.
+    ///
+    /// # Errors
+    /// [`Error::Split`] where there are fewer channels.
+    ///
+    /// # Example
+    /// ```
+    /// let mut y = [0.0; 6];
+    /// let (mut first, mut rest) = pointwise::NhwcMut::new(&mut y, [1, 1, 2, 3])?.split_channels(1)?;
+    /// first.pixel_mut(0, 0, 1).unwrap().copy_from_slice(&[1.0]);
+    /// rest.pixel_mut(0, 0, 1).unwrap().copy_from_slice(&[2.0, 3.0]);
+    /// assert_eq!(y, [0.0, 0.0, 0.0, 1.0, 2.0, 3.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn split_channels(self, channels: usize) -> Result<(NhwcMut<'a>, NhwcMut<'a>), Error> {
+        let [n, h, w, all] = self.shape;
+        let Some(rest) = all.checked_sub(channels) else {
+            return Err(Error::Split { channels: all, at: channels });
+        };
+        let first = NhwcMut { shape: [n, h, w, channels], ..self };
+        // Of pixels that do not overlap, these are apart from the first ones.
+        Ok((first, NhwcMut { values: self.values.from(channels), shape: [n, h, w, rest], ..self }))
     }
 
     /// The same view for a shorter time: to run several convolutions into it, one after the other, without checking it anew.
@@ -263,11 +293,11 @@ impl<'a> NhwcMut<'a> {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn reborrow(&mut self) -> NhwcMut<'_> {
-        NhwcMut { data: self.data, ..*self }
+        NhwcMut { ..*self }
     }
 
-    pub(crate) fn into_data(self) -> &'a mut [f32] {
-        self.data
+    pub(crate) fn into_pixels(self, stride: usize) -> OutputPixels<'a> {
+        OutputPixels { values: self.values, stride }
     }
 }
 

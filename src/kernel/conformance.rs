@@ -4,7 +4,7 @@ use super::{Channels, Lanes, PANEL, Pixels, Residual, Row, Scalar, Strip, TileKe
 use crate::{
     Activation, ResidualOrder,
     epilogue::{self, Epilogue, WithActivation},
-    output::OutputPixels,
+    output::{OutputPixels, OutputValues},
     reference::Value,
 };
 use core::ops::Range;
@@ -266,7 +266,7 @@ fn check_strip<L: Lanes>(
             pixel[..channels].copy_from_slice(&residual[p * residual_stride..][..channels]);
         }
     }
-    let output = OutputPixels::new(&mut y, y_stride);
+    let output = OutputPixels { values: OutputValues::new(&mut y), stride: y_stride };
     let residual_pixels = match (with_residual, in_place) {
         (false, _) => Residual::None,
         (true, false) => Residual::Of(Pixels { data: &residual, stride: residual_stride }),

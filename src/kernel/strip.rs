@@ -128,7 +128,7 @@ impl<'a> Strip<'a> {
         let inside = pixels > 0
             && out_channels > 0
             && holds(x.data.len(), x.stride, pixels, in_channels)
-            && holds(y.len(), y.stride(), pixels, out_channels)
+            && holds(y.len(), y.stride, pixels, out_channels)
             && residual.as_ref().is_none_or(|from| holds(from.data.len(), from.stride, pixels, out_channels))
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
@@ -150,7 +150,7 @@ impl<'a> Strip<'a> {
         assert!(pixels < self.pixels, "a strip has a pixel");
         Self {
             x: self.x.from(pixels * self.x.stride),
-            y: self.y.from(pixels * self.y.stride()),
+            y: self.y.from(pixels * self.y.stride),
             residual: self.residual.map(|residual| residual.from(pixels * residual.stride)),
             pixels: self.pixels - pixels,
             ..self
@@ -185,7 +185,7 @@ impl<'a> Strip<'a> {
 
     /// Whether each pixel of the output is one value, and the next pixel the next value.
     pub fn is_contiguous(&self) -> bool {
-        self.out_channels == 1 && self.y.stride() == 1
+        self.out_channels == 1 && self.y.stride == 1
     }
 
     /// # Safety
@@ -240,7 +240,7 @@ impl<'a> Strip<'a> {
             match self.residual {
                 Residual::None => &[],
                 Residual::Of(pixels) => pixels.get(p, channels),
-                Residual::Output => self.y.slice(p * self.y.stride(), channels),
+                Residual::Output => self.y.values.slice(p * self.y.stride, channels),
             }
         }
     }
@@ -254,7 +254,7 @@ impl<'a> Strip<'a> {
         debug_assert!(p < self.pixels && channels <= self.out_channels);
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that they are this strip's alone.
-        unsafe { self.y.slice_mut(p * self.y.stride(), channels) }
+        unsafe { self.y.values.slice_mut(p * self.y.stride, channels) }
     }
 
     /// `count` output pixels from `p` on, of a contiguous strip.
@@ -265,6 +265,6 @@ impl<'a> Strip<'a> {
     pub(super) unsafe fn contiguous_output(&self, p: usize, count: usize) -> &'a mut [f32] {
         debug_assert!(p + count <= self.pixels && self.is_contiguous());
         // SAFETY: as for `output`; a contiguous strip's pixels are neighbours of one value each.
-        unsafe { self.y.slice_mut(p, count) }
+        unsafe { self.y.values.slice_mut(p, count) }
     }
 }

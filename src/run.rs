@@ -1,0 +1,228 @@
+//! Every call: from views to tasks, one convolution or several of the same input.
+
+use crate::{
+    Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape,
+    epilogue::Epilogue,
+    isa::with_lanes,
+    kernel::{Lanes, PANEL, Pixels, Residual, Strip},
+    output::OutputPixels,
+    plan::{Block, Chunk, Cut, Kernel, Memo, Schedule, Tile},
+    view::Lines,
+};
+use core::{ops::Range, slice};
+
+/// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
+#[derive(Debug)]
+pub struct Head<'a> {
+    conv: &'a PointwiseConv,
+    residual: Residual<Nhwc<'a>>,
+    y: NhwcMut<'a>,
+}
+
+impl<'a> Head<'a> {
+    /// `y = act(b + w x)`, as [`PointwiseConv::run`].
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Head, NhwcMut, PointwiseConv};
+    /// let (conv, mut y) = (PointwiseConv::builder(2, 1).build(&[1.0, 10.0])?, [0.0]);
+    /// let head = Head::new(&conv, NhwcMut::new(&mut y, [1, 1, 1, 1])?);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn new(conv: &'a PointwiseConv, y: NhwcMut<'a>) -> Self {
+        Self { conv, residual: Residual::None, y }
+    }
+
+    /// With a residual, as [`PointwiseConv::run_residual`].
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Head, Nhwc, NhwcMut, PointwiseConv};
+    /// let (conv, mut y) = (PointwiseConv::builder(2, 1).build(&[1.0, 10.0])?, [0.0]);
+    /// let head = Head::new(&conv, NhwcMut::new(&mut y, [1, 1, 1, 1])?).residual(Nhwc::new(&[0.5], [1, 1, 1, 1])?);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    #[must_use]
+    pub fn residual(self, residual: Nhwc<'a>) -> Self {
+        Self { residual: Residual::Of(residual), ..self }
+    }
+
+    /// With what `y` holds as the residual, as [`PointwiseConv::run_accumulate`].
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Head, NhwcMut, PointwiseConv};
+    /// let (conv, mut y) = (PointwiseConv::builder(2, 1).build(&[1.0, 10.0])?, [0.5]);
+    /// let head = Head::new(&conv, NhwcMut::new(&mut y, [1, 1, 1, 1])?).accumulate();
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    #[must_use]
+    pub fn accumulate(self) -> Self {
+        Self { residual: Residual::Output, ..self }
+    }
+
+    fn check(&self, x: &Nhwc<'_>) -> Result<(), Error> {
+        let expected = self.conv.output_shape(x.shape())?;
+        check_shapes(expected, &self.y, self.residual.as_ref())
+    }
+
+    /// `None` where there is nothing to compute.
+    fn job(self, x: &Nhwc<'_>) -> Option<Job<'a>> {
+        let Self { conv, residual, y } = self;
+        if y.shape().contains(&0) {
+            return None;
+        }
+        let lines = Lines::new(conv.stride, x, &y, residual.as_ref());
+        let sizes = [conv.in_channels, conv.out_channels, conv.groups];
+        let how = (conv.token.isa(), conv.tile, &conv.memo);
+        fn cut<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
+            Cut::new::<L>(how, sizes, lines)
+        }
+        Some(Job {
+            conv,
+            cut: with_lanes!(conv.token, simd => cut(simd, how, sizes, &lines)),
+            residual: residual.map(|residual| residual.data()),
+            y: y.into_pixels(lines.line.y),
+            lines,
+        })
+    }
+}
+
+/// Runs several convolutions of the same input in one pass, which reads it from memory once: Inception's reductions, the
+/// heads of a detector, q, k and v. The bits are those of one run after the other.
+///
+/// They may write side by side into one tensor: [`NhwcMut::split_channels`].
+///
+/// # Errors
+/// As [`PointwiseConv::run_residual_with`] of each, before anything is written.
+///
+/// # Example
+/// ```
+/// use pointwise::{Head, Nhwc, NhwcMut, PointwiseConv, Serial, run_heads};
+/// let sum = PointwiseConv::builder(2, 1).build(&[1.0, 1.0])?;
+/// let swapped = PointwiseConv::builder(2, 2).build(&[0.0, 1.0, 1.0, 0.0])?;
+/// let mut y = [0.0; 6];
+/// let (first, rest) = NhwcMut::new(&mut y, [1, 1, 2, 3])?.split_channels(1)?;
+/// let x = Nhwc::new(&[1.0, 2.0, 3.0, 4.0], [1, 1, 2, 2])?;
+/// run_heads(&Serial, x, [Head::new(&sum, first), Head::new(&swapped, rest)])?;
+/// assert_eq!(y, [3.0, 2.0, 1.0, 7.0, 4.0, 3.0]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
+pub fn run_heads<const N: usize>(
+    executor: &(impl Executor + ?Sized),
+    x: Nhwc<'_>,
+    heads: [Head<'_>; N],
+) -> Result<(), Error> {
+    heads.iter().try_for_each(|head| head.check(&x))?;
+    let jobs = heads.map(|head| head.job(&x));
+    // Those that do not go through the pixels in the same steps cannot share a pass.
+    let steps = |job: &Job<'_>| (job.conv.stride, job.lines.count(), job.lines.line.size);
+    let mut all = jobs.iter().flatten().map(steps);
+    let first = all.next();
+    if all.all(|steps| Some(steps) == first) {
+        return run_jobs(executor, x.data(), &jobs);
+    }
+    jobs.iter().try_for_each(|job| run_jobs(executor, x.data(), slice::from_ref(job)))
+}
+
+pub(crate) fn run_one(
+    executor: &(impl Executor + ?Sized),
+    conv: &PointwiseConv,
+    x: Nhwc<'_>,
+    residual: Residual<Nhwc<'_>>,
+    y: NhwcMut<'_>,
+) -> Result<(), Error> {
+    let head = Head { conv, residual, y };
+    head.check(&x)?;
+    run_jobs(executor, x.data(), &[head.job(&x)])
+}
+
+pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Result<(), Error> {
+    let check = |what, actual| if actual == expected { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
+    check("output", y.shape())?;
+    residual.map_or(Ok(()), |residual| check("residual", residual.shape()))
+}
+
+/// A convolution of a run.
+struct Job<'a> {
+    conv: &'a PointwiseConv,
+    cut: Cut,
+    lines: Lines,
+    residual: Residual<&'a [f32]>,
+    y: OutputPixels<'a>,
+}
+
+/// Jobs whose lines are as many and as long.
+fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Option<Job<'_>>]) -> Result<(), Error> {
+    let jobs_to_do = || jobs.iter().flatten();
+    let Some(first) = jobs_to_do().next() else { return Ok(()) };
+    let threads = (executor.threads(), executor.work_per_thread());
+    let schedule = Schedule::new(jobs_to_do().map(|job| &job.cut), &first.lines, threads);
+    let task = |task| {
+        let block = schedule.block(task);
+        // Chunks are numbered through all jobs.
+        let mut before = 0;
+        for job in jobs_to_do() {
+            let chunks = job.cut.chunks();
+            let of_job = |chunk: usize| chunk.saturating_sub(before).min(chunks);
+            let of_job = of_job(block.chunks.start)..of_job(block.chunks.end);
+            // Who comes first brings the pixels into the cache.
+            let far = schedule.far && before == 0;
+            with_lanes!(job.conv.token, simd => job.run(simd, x, &block, of_job, far));
+            before += chunks;
+        }
+    };
+    if schedule.threads == 1 {
+        (0..schedule.tasks()).for_each(task);
+        return Ok(());
+    }
+    crate::exec::run_each_once(executor, schedule.tasks(), task)
+}
+
+impl Job<'_> {
+    /// These chunks of a block.
+    fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, far: bool) {
+        let Self { conv, cut, lines, residual, y } = self;
+        for chunk in chunks {
+            let chunk = cut.chunk(chunk);
+            let Chunk { group, ref channels, kernel } = chunk;
+            let out_channels = channels.len();
+            let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
+            let panel = channels.start / PANEL;
+            let panels = conv.packed.panels(group, panel, conv.in_channels);
+            let epilogue = Epilogue {
+                activation: conv.activation,
+                residual: conv.residual,
+                scaled: conv.scaled,
+                channels: conv.packed.channels(group, panel, conv.in_channels),
+            };
+            for line in block.lines.clone() {
+                let [x_start, y_start, residual_start] = lines.start(line);
+                let pixels = |data, start: usize, stride, channel| {
+                    Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
+                };
+                let x = pixels(x, x_start, lines.line.x, k_start);
+                let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
+                let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
+                // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
+                // value of the output is in one strip of one task, and a task runs once.
+                let strip = unsafe {
+                    let (input, output) = ((x, conv.in_channels), (y, out_channels));
+                    Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
+                };
+                let strip = strip.far(far && channels.start == 0);
+                match kernel {
+                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
+                    Kernel::Tile | Kernel::HalfTile => {
+                        let kernels = chunk.tiles::<L>();
+                        let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
+                        kernels[mr - 1](simd, &strip, tiles);
+                        if rest_tiles > 0 {
+                            kernels[rest - 1](simd, &strip.skip(mr * tiles), rest_tiles);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
