@@ -346,8 +346,8 @@ impl PointwiseConv {
     /// assert_eq!(y, [16.0, 35.0]);
     /// # Ok::<(), pointwise::Error>(())
     /// ```
-    pub fn run(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        run::run_one(&Serial, self, x, Residual::None, y)
+    pub fn run(&self, x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run::run_one(&Serial, self, &x, Residual::None, &mut y)
     }
 
     /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`. It is added after the
@@ -366,8 +366,8 @@ impl PointwiseConv {
     /// assert_eq!(y, [2.5, 4.25]);
     /// # Ok::<(), pointwise::Error>(())
     /// ```
-    pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        run::run_one(&Serial, self, x, Residual::Of(residual), y)
+    pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run::run_one(&Serial, self, &x, Residual::Of(&residual), &mut y)
     }
 
     /// [`run_residual`](Self::run_residual), where the residual is what `y` holds: `y = act(y + (b + w x))`.
@@ -384,8 +384,8 @@ impl PointwiseConv {
     /// assert_eq!(y, [2.5, 4.25]);
     /// # Ok::<(), pointwise::Error>(())
     /// ```
-    pub fn run_accumulate(&self, x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        run::run_one(&Serial, self, x, Residual::Output, y)
+    pub fn run_accumulate(&self, x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run::run_one(&Serial, self, &x, Residual::Output, &mut y)
     }
 
     /// [`run`](Self::run), with the work split over an executor's threads. The bits are the same. A panic in the executor
@@ -403,8 +403,8 @@ impl PointwiseConv {
     /// assert_eq!(y, [2.0, 4.0, 6.0]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, y: NhwcMut<'_>) -> Result<(), Error> {
-        run::run_one(executor, self, x, Residual::None, y)
+    pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run::run_one(executor, self, &x, Residual::None, &mut y)
     }
 
     /// [`run_residual`](Self::run_residual), with the work split over an executor's threads.
@@ -426,9 +426,9 @@ impl PointwiseConv {
         executor: &(impl Executor + ?Sized),
         x: Nhwc<'_>,
         residual: Nhwc<'_>,
-        y: NhwcMut<'_>,
+        mut y: NhwcMut<'_>,
     ) -> Result<(), Error> {
-        run::run_one(executor, self, x, Residual::Of(residual), y)
+        run::run_one(executor, self, &x, Residual::Of(&residual), &mut y)
     }
 
     /// [`run_accumulate`](Self::run_accumulate), with the work split over an executor's threads.
@@ -449,9 +449,9 @@ impl PointwiseConv {
         &self,
         executor: &(impl Executor + ?Sized),
         x: Nhwc<'_>,
-        y: NhwcMut<'_>,
+        mut y: NhwcMut<'_>,
     ) -> Result<(), Error> {
-        run::run_one(executor, self, x, Residual::Output, y)
+        run::run_one(executor, self, &x, Residual::Output, &mut y)
     }
 
     /// How a dense input of this shape is computed with an executor: what [`run_with`](Self::run_with) decides.

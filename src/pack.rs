@@ -89,8 +89,11 @@ impl Packed {
 
     /// What is given for each channel of a group's panels, from the `panel`-th on: empty where nothing is.
     pub fn channels(&self, group: usize, panel: usize, in_channels: usize) -> &[Channels] {
+        if self.channels.is_empty() {
+            return &[];
+        }
         let panels = self.group / (in_channels + 1);
-        self.channels.get(group * panels + panel..).unwrap_or_default()
+        &self.channels[group * panels + panel..]
     }
 
     /// The panels of a group from the `panel`-th on.

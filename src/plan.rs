@@ -120,9 +120,10 @@ pub struct Tile {
 }
 
 /// What computes the output channels that are left when panels of 16 are full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tail {
     /// Tiles, as of one more panel, though partly empty.
+    #[default]
     Panel,
     /// Tiles one and a half vectors wide, which take the last full panel as well. AVX-512 has them, for up to 8 channels.
     Half,
@@ -169,7 +170,7 @@ pub(crate) struct Schedule {
 
 /// How the output channels of a convolution are cut: each group's into chunks, each computed by one kernel. Some panels by
 /// tiles, in chunks of nearly equal width, and what is left by a kernel of its own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Cut {
     /// Channels of a group.
     in_channels: usize,

@@ -9,7 +9,7 @@ use crate::{
     plan::{Block, Chunk, Cut, Kernel, Memo, Schedule, Tile},
     view::Lines,
 };
-use core::{ops::Range, slice};
+use core::{array, ops::Range, slice};
 
 /// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
 #[derive(Debug)]
@@ -60,32 +60,6 @@ impl<'a> Head<'a> {
     pub fn accumulate(self) -> Self {
         Self { residual: Residual::Output, ..self }
     }
-
-    fn check(&self, x: &Nhwc<'_>) -> Result<(), Error> {
-        let expected = self.conv.output_shape(x.shape())?;
-        check_shapes(expected, &self.y, self.residual.as_ref())
-    }
-
-    /// `None` where there is nothing to compute.
-    fn job(self, x: &Nhwc<'_>) -> Option<Job<'a>> {
-        let Self { conv, residual, y } = self;
-        if y.shape().contains(&0) {
-            return None;
-        }
-        let lines = Lines::new(conv.stride, x, &y, residual.as_ref());
-        let sizes = [conv.in_channels, conv.out_channels, conv.groups];
-        let how = (conv.token.isa(), conv.tile, &conv.memo);
-        fn cut<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
-            Cut::new::<L>(how, sizes, lines)
-        }
-        Some(Job {
-            conv,
-            cut: with_lanes!(conv.token, simd => cut(simd, how, sizes, &lines)),
-            residual: residual.map(|residual| residual.data()),
-            y: y.into_pixels(lines.line.y),
-            lines,
-        })
-    }
 }
 
 /// Runs several convolutions of the same input in one pass, which reads it from memory once: Inception's reductions, the
@@ -113,63 +87,98 @@ pub fn run_heads<const N: usize>(
     x: Nhwc<'_>,
     heads: [Head<'_>; N],
 ) -> Result<(), Error> {
-    heads.iter().try_for_each(|head| head.check(&x))?;
-    let jobs = heads.map(|head| head.job(&x));
-    // Those that do not go through the pixels in the same steps cannot share a pass.
-    let steps = |job: &Job<'_>| (job.conv.stride, job.lines.count(), job.lines.line.size);
-    let mut all = jobs.iter().flatten().map(steps);
-    let first = all.next();
-    if all.all(|steps| Some(steps) == first) {
+    heads.iter().try_for_each(|Head { conv, residual, y }| check(conv, &x, residual.as_ref(), y))?;
+    let lines = heads.each_ref().map(|Head { conv, residual, y }| lines(conv, &x, residual.as_ref(), y));
+    // Heads that do not go through the pixels in the same steps cannot share a pass.
+    let steps = |i: usize| (heads[i].conv.stride, lines[i].count(), lines[i].line.size);
+    let together = (1..N).all(|i| steps(i) == steps(0));
+    let cuts: [Cut; N] = array::from_fn(|i| cut(heads[i].conv, &lines[i]));
+    let jobs: [Job<'_>; N] = array::from_fn(|i| {
+        let Head { conv, residual, y } = &heads[i];
+        Job {
+            conv,
+            cut: &cuts[i],
+            lines: &lines[i],
+            residual: residual.map(|r| r.data()),
+            y: y.pixels(lines[i].line.y),
+        }
+    });
+    if together {
         return run_jobs(executor, x.data(), &jobs);
     }
     jobs.iter().try_for_each(|job| run_jobs(executor, x.data(), slice::from_ref(job)))
 }
 
+/// By reference all the way down: a small run would feel copies, which read what was just written.
 pub(crate) fn run_one(
     executor: &(impl Executor + ?Sized),
     conv: &PointwiseConv,
-    x: Nhwc<'_>,
-    residual: Residual<Nhwc<'_>>,
-    y: NhwcMut<'_>,
+    x: &Nhwc<'_>,
+    residual: Residual<&Nhwc<'_>>,
+    y: &mut NhwcMut<'_>,
 ) -> Result<(), Error> {
-    let head = Head { conv, residual, y };
-    head.check(&x)?;
-    run_jobs(executor, x.data(), &[head.job(&x)])
+    check(conv, x, residual.as_ref().copied(), y)?;
+    let lines = lines(conv, x, residual.as_ref().copied(), y);
+    let cut = cut(conv, &lines);
+    let (residual, y) = (residual.map(Nhwc::data), y.pixels(lines.line.y));
+    run_jobs(executor, x.data(), &[Job { conv, cut: &cut, lines: &lines, residual, y }])
+}
+
+fn check(conv: &PointwiseConv, x: &Nhwc<'_>, residual: Option<&Nhwc<'_>>, y: &NhwcMut<'_>) -> Result<(), Error> {
+    check_shapes(conv.output_shape(x.shape())?, y, residual)
 }
 
 pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Result<(), Error> {
-    let check = |what, actual| if actual == expected { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
+    // One by one, for the same reason as above: they were just written.
+    let same = |actual: Shape| actual.iter().zip(expected).all(|(actual, expected)| *actual == expected);
+    let check = |what, actual| if same(actual) { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
     check("output", y.shape())?;
     residual.map_or(Ok(()), |residual| check("residual", residual.shape()))
+}
+
+/// None where there is nothing to compute.
+fn lines(conv: &PointwiseConv, x: &Nhwc<'_>, residual: Option<&Nhwc<'_>>, y: &NhwcMut<'_>) -> Lines {
+    if y.shape().contains(&0) { Lines::default() } else { Lines::new(conv.stride, x, y, residual) }
+}
+
+fn cut(conv: &PointwiseConv, lines: &Lines) -> Cut {
+    if lines.count() == 0 {
+        return Cut::default();
+    }
+    fn with<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
+        Cut::new::<L>(how, sizes, lines)
+    }
+    let sizes = [conv.in_channels, conv.out_channels, conv.groups];
+    let how = (conv.token.isa(), conv.tile, &conv.memo);
+    with_lanes!(conv.token, simd => with(simd, how, sizes, lines))
 }
 
 /// A convolution of a run.
 struct Job<'a> {
     conv: &'a PointwiseConv,
-    cut: Cut,
-    lines: Lines,
+    cut: &'a Cut,
+    lines: &'a Lines,
     residual: Residual<&'a [f32]>,
     y: OutputPixels<'a>,
 }
 
 /// Jobs whose lines are as many and as long.
-fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Option<Job<'_>>]) -> Result<(), Error> {
-    let jobs_to_do = || jobs.iter().flatten();
-    let Some(first) = jobs_to_do().next() else { return Ok(()) };
+fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) -> Result<(), Error> {
+    let Some(first) = jobs.first().filter(|job| job.lines.count() > 0) else { return Ok(()) };
     let threads = (executor.threads(), executor.work_per_thread());
-    let schedule = Schedule::new(jobs_to_do().map(|job| &job.cut), &first.lines, threads);
+    let schedule = Schedule::new(jobs.iter().map(|job| job.cut), first.lines, threads);
     let task = |task| {
         let block = schedule.block(task);
         // Chunks are numbered through all jobs.
         let mut before = 0;
-        for job in jobs_to_do() {
-            let chunks = job.cut.chunks();
-            let of_job = |chunk: usize| chunk.saturating_sub(before).min(chunks);
-            let of_job = of_job(block.chunks.start)..of_job(block.chunks.end);
+        for job in jobs {
+            let all = job.cut.chunks();
+            let of_job = |chunk: usize| chunk.saturating_sub(before).min(all);
+            let chunks = of_job(block.chunks.start)..of_job(block.chunks.end);
             // Who comes first brings the pixels into the cache.
             let far = schedule.far && before == 0;
-            with_lanes!(job.conv.token, simd => job.run(simd, x, &block, of_job, far));
-            before += chunks;
+            with_lanes!(job.conv.token, simd => job.run(simd, x, &block, chunks, far));
+            before += all;
         }
     };
     if schedule.threads == 1 {

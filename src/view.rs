@@ -296,7 +296,7 @@ impl<'a> NhwcMut<'a> {
         NhwcMut { ..*self }
     }
 
-    pub(crate) fn into_pixels(self, stride: usize) -> OutputPixels<'a> {
+    pub(crate) fn pixels(&self, stride: usize) -> OutputPixels<'a> {
         OutputPixels { values: self.values, stride }
     }
 }
@@ -319,7 +319,7 @@ pub(crate) struct Axis {
 /// The output's pixels as lines of equally spaced pixels, in every tensor of a run.
 ///
 /// Axes that follow on from each other are one: a dense batch of images is a single line.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Lines {
     /// The two axes along which lines are laid out.
     pub outer: [Axis; 2],
@@ -343,7 +343,10 @@ impl Lines {
     fn from_strides(stride: (usize, usize), shape: Shape, x: Strides, y: Strides, residual: Strides) -> Self {
         let steps = [1, stride.0, stride.1];
         let one = Axis { size: 1, ..Axis::default() };
-        let mut axes = [one; 3];
+        // In place: a small run would feel a copy, which reads what was just written.
+        let mut lines = Self { outer: [one; 2], line: one };
+        let [first, second] = &mut lines.outer;
+        let axes = [first, second, &mut lines.line];
         let mut last = 2;
         for i in (0..3).rev() {
             let size = shape[i];
@@ -352,7 +355,7 @@ impl Lines {
             }
             // With two or more output pixels, a step of the input stays inside its span.
             let axis = Axis { size, x: x[i] * steps[i], y: y[i], residual: residual[i] };
-            let inner = &mut axes[last];
+            let inner = &mut *axes[last];
             let follows = |outer: fn(&Axis) -> usize| outer(&axis) == inner.size * outer(inner);
             if *inner == one {
                 *inner = axis;
@@ -360,10 +363,10 @@ impl Lines {
                 inner.size *= size;
             } else {
                 last -= 1;
-                axes[last] = axis;
+                *axes[last] = axis;
             }
         }
-        Self { outer: [axes[0], axes[1]], line: axes[2] }
+        lines
     }
 
     /// How many lines there are.
