@@ -145,8 +145,7 @@ impl<'a> Builder<'a> {
     /// # Example
     /// ```
     /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
-    /// let relu6 = Activation::Clamp { min: 0.0, max: 6.0 };
-    /// let conv = PointwiseConv::builder(1, 2).activation(relu6).build(&[-1.0, 4.0])?;
+    /// let conv = PointwiseConv::builder(1, 2).activation(Activation::RELU6).build(&[-1.0, 4.0])?;
     /// let mut y = [0.0; 2];
     /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
     /// assert_eq!(y, [0.0, 6.0]);
@@ -241,13 +240,21 @@ impl<'a> Builder<'a> {
         let sizes = [in_channels, out_channels, self.groups];
         let packed = with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?;
         Ok(PointwiseConv {
-            packed: packed.with_channels(self.scale_shift, self.slopes, [out_channels, self.groups])?,
+            packed: packed.with_channels(
+                self.scale_shift,
+                (self.activation, self.slopes),
+                [out_channels, self.groups],
+            )?,
             token,
             choice,
             tile: self.tile,
             memo: Memo::default(),
             scaled: self.scale_shift.is_some(),
-            activation: self.activation,
+            activation: match self.activation {
+                // Whose slopes were packed.
+                Activation::LeakyRelu { .. } => Activation::Prelu,
+                other => other,
+            },
             // With no activation between them there is but one order.
             residual: if self.activation == Activation::Identity { ResidualOrder::default() } else { self.residual },
             stride: self.stride,

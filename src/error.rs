@@ -98,6 +98,14 @@ pub enum Error {
         /// The upper limit.
         max: f32,
     },
+    /// A parameter of an activation is infinite or NaN.
+    #[error("{what}: expected a finite number, got {actual}")]
+    Parameter {
+        /// The parameter's name.
+        what: &'static str,
+        /// Its value.
+        actual: f32,
+    },
     /// The CPU has not the ISA that was asked for.
     #[error("ISA: expected one that this CPU has ({available}), got {requested}")]
     IsaUnavailable {

@@ -6,7 +6,7 @@
 //! be chosen at each call.
 
 use crate::{
-    Error,
+    Activation, Error,
     kernel::{Channels, Lanes, PANEL, Row},
 };
 use alloc::vec::Vec;
@@ -56,14 +56,14 @@ impl Packed {
         Ok(Self { rows, group, channels: Vec::new() })
     }
 
-    /// With values for each output channel of all groups, where one of them is given.
+    /// With values for each output channel of all groups, where one of them is given. A leaky relu has equal slopes.
     pub fn with_channels(
         mut self,
         scale_shift: Option<(&[f32], &[f32])>,
-        slopes: Option<&[f32]>,
+        (activation, slopes): (Activation, Option<&[f32]>),
         [out_channels, groups]: [usize; 2],
     ) -> Result<Self, Error> {
-        if scale_shift.is_none() && slopes.is_none() {
+        if scale_shift.is_none() && !matches!(activation, Activation::Prelu | Activation::LeakyRelu { .. }) {
             return Ok(self);
         }
         let panels = out_channels.div_ceil(PANEL);
@@ -81,7 +81,11 @@ impl Packed {
                     row
                 };
                 let (scale, shift) = scale_shift.unzip();
-                self.channels.push(Channels { scale: row(scale), shift: row(shift), slope: row(slopes) });
+                let slope = match activation {
+                    Activation::LeakyRelu { slope } => Row([slope; PANEL]),
+                    _ => row(slopes),
+                };
+                self.channels.push(Channels { scale: row(scale), shift: row(shift), slope });
             }
         }
         Ok(self)

@@ -103,6 +103,19 @@ fn builder_arguments() {
     }
     let error = build_error(builder.activation(Activation::Clamp { min: 2.0, max: 1.0 }), &[0.0; 24]);
     assert_eq!(error.to_string(), "clamp: expected min <= max, got min 2 and max 1");
+    for actual in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        for (activation, name) in [
+            (Activation::LeakyRelu { slope: actual }, "slope"),
+            (Activation::HardSigmoid { alpha: actual, beta: 0.5 }, "alpha"),
+            (Activation::HardSigmoid { alpha: 0.2, beta: actual }, "beta"),
+            (Activation::Swish { beta: actual }, "beta"),
+            (Activation::Elu { alpha: actual }, "alpha"),
+        ] {
+            let error = build_error(builder.activation(activation), &[0.0; 24]);
+            assert!(matches!(error, Error::Parameter { what, .. } if what == name), "{error}");
+            assert_eq!(error.to_string(), format!("{name}: expected a finite number, got {actual}"));
+        }
+    }
 }
 
 #[test]

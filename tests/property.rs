@@ -8,16 +8,31 @@ use common::{Case, Padding, Values};
 use pointwise::{Activation, ResidualOrder, Tail, Tile};
 use proptest::{prelude::*, test_runner::Config};
 
+/// Any finite number, most of them such as networks have.
+fn parameter() -> impl Strategy<Value = f32> {
+    prop_oneof![3 => -2.0f32..2.0, 1 => any::<f32>().prop_filter("finite", |x| x.is_finite())]
+}
+
 fn activation() -> impl Strategy<Value = Activation> {
     prop_oneof![
         Just(Activation::Identity),
         Just(Activation::Relu),
-        Just(Activation::Clamp { min: 0.0, max: 6.0 }),
+        Just(Activation::RELU6),
         (-2.0f32..0.0, 0.0f32..2.0).prop_map(|(min, max)| Activation::Clamp { min, max }),
         Just(Activation::Clamp { min: f32::NEG_INFINITY, max: f32::INFINITY }),
         Just(Activation::Prelu),
         Just(Activation::Sigmoid),
         Just(Activation::Tanh),
+        parameter().prop_map(|slope| Activation::LeakyRelu { slope }),
+        (parameter(), parameter()).prop_map(|(alpha, beta)| Activation::HardSigmoid { alpha, beta }),
+        Just(Activation::HardSwish),
+        Just(Activation::SILU),
+        parameter().prop_map(|beta| Activation::Swish { beta }),
+        Just(Activation::Gelu),
+        Just(Activation::GeluTanh),
+        parameter().prop_map(|alpha| Activation::Elu { alpha }),
+        Just(Activation::Softplus),
+        Just(Activation::Mish),
     ]
 }
 

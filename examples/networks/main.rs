@@ -84,7 +84,7 @@ impl Layer {
         Ok(match self.activation.as_str() {
             "none" => Activation::Identity,
             "relu" => Activation::Relu,
-            "relu6" => Activation::Clamp { min: 0.0, max: 6.0 },
+            "relu6" => Activation::RELU6,
             other => bail!("{self}: unknown activation {other:?}"),
         })
     }

@@ -68,7 +68,7 @@ impl Case {
             residual_strides: if u.arbitrary()? { Some(strides_to_read(u, output)?) } else { None },
             tail: u.int_in_range(0..=3)?,
             bias: u.arbitrary()?,
-            activation: u.int_in_range(0..=4)?,
+            activation: u.int_in_range(0..=13)?,
             threads: u.int_in_range(1..=5)?,
             seed: u.arbitrary()?,
             raw: u.arbitrary()?,
@@ -196,7 +196,16 @@ fuzz_target!(|input: &[u8]| {
         1 => Activation::Relu,
         2 => Activation::Clamp { min: values.next(), max: values.next() },
         3 => Activation::Sigmoid,
-        _ => Activation::Tanh,
+        4 => Activation::Tanh,
+        5 => Activation::LeakyRelu { slope: values.next() },
+        6 => Activation::HardSigmoid { alpha: values.next(), beta: values.next() },
+        7 => Activation::HardSwish,
+        8 => Activation::Swish { beta: values.next() },
+        9 => Activation::Gelu,
+        10 => Activation::GeluTanh,
+        11 => Activation::Elu { alpha: values.next() },
+        12 => Activation::Softplus,
+        _ => Activation::Mish,
     };
 
     let mut expected = vec![CANARY; span(case.output, case.output_strides) + case.tail];
@@ -220,7 +229,7 @@ fuzz_target!(|input: &[u8]| {
         let builder = bias.as_ref().map_or(builder, |bias| builder.bias(bias));
         let conv = match (builder.build(&weights), &defined) {
             (Ok(conv), Ok(())) => conv,
-            // A clamp without order. Its error may hold a NaN and not equal itself.
+            // A clamp without order, or a parameter that is not finite. The error may hold a NaN and not equal itself.
             (Err(actual), Err(expected)) => {
                 assert_eq!(actual.to_string(), expected.to_string());
                 continue;

@@ -193,14 +193,24 @@ pub(super) fn transposition<L: Lanes>(simd: L) {
     }
 }
 
-/// The activations to try: one of each kind.
-const ACTIVATIONS: [Activation; 6] = [
+/// The activations to try: one of each kind, and swish with its gate turned round.
+const ACTIVATIONS: [Activation; 16] = [
     Activation::Identity,
     Activation::Relu,
     Activation::Clamp { min: -1.0, max: 6.0 },
     Activation::Prelu,
     Activation::Sigmoid,
     Activation::Tanh,
+    Activation::LeakyRelu { slope: 0.01 },
+    Activation::HardSigmoid { alpha: 0.2, beta: 0.5 },
+    Activation::HardSwish,
+    Activation::Swish { beta: 1.702 },
+    Activation::Swish { beta: -0.3 },
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Elu { alpha: 1.5 },
+    Activation::Softplus,
+    Activation::Mish,
 ];
 
 /// One vector through an activation, with the slope 0.25.

@@ -281,9 +281,14 @@ unsafe fn finish_columns<L: Lanes>(
                             |l| unsafe { strip.residual(pixel + l.min(count - 1), f) }[channel],
                         )
                     });
-                    let activation = |x| activation(x, slope);
-                    let residual = (residual, epilogue.residual);
-                    let y = epilogue::finish(simd, *sum, scale_shift, residual, activation);
+                    let y = epilogue::finish(
+                        simd,
+                        *sum,
+                        scale_shift,
+                        (residual, epilogue.residual),
+                        #[inline(always)]
+                        |x| activation(x, slope),
+                    );
                     simd.store(y, &mut columns[channel], 0);
                 }
                 if strip.is_contiguous() {

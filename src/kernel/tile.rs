@@ -159,30 +159,38 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
             },
         );
     }
+    macro_rules! store {
+        ($halved:literal, $activation:expr) => {
+            // SAFETY: this function's contract.
+            unsafe { store::<L, MR, NV, $halved>(simd, strip, pixel, &acc, channels, $activation) }
+        };
+    }
     match strip.epilogue().activation {
-        Activation::Relu => {
-            let relu = |x, _| epilogue::relu(simd, x);
-            // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, relu) };
-        }
-        Activation::Clamp { min, max } => {
-            let clamp = |x, _| epilogue::clamp(simd, x, min, max);
-            // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, false>(simd, strip, pixel, &acc, channels, clamp) };
-        }
-        Activation::Prelu => {
-            let per_panel = const { PANEL / L::LANES };
-            let prelu = |x, v| {
-                let slope = strip.channels(v / per_panel).map(|channels| simd.load(&channels.slope, v % per_panel));
-                slope.map_or(x, |slope| epilogue::leaky_relu(simd, x, slope))
-            };
-            // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, false>(simd, strip, pixel, &acc, channels, prelu) };
-        }
-        _ => {
-            // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, true>(simd, strip, pixel, &acc, channels, |x, _| x) };
-        }
+        Activation::Relu => store!(
+            true,
+            #[inline(always)]
+            |x, _| epilogue::relu(simd, x)
+        ),
+        Activation::Clamp { min, max } => store!(
+            false,
+            #[inline(always)]
+            |x, _| epilogue::clamp(simd, x, min, max)
+        ),
+        Activation::Prelu => store!(
+            false,
+            #[inline(always)]
+            |x, v| match strip.channels(v / const { PANEL / L::LANES }) {
+                Some(channels) => {
+                    epilogue::leaky_relu(simd, x, simd.load(&channels.slope, v % const { PANEL / L::LANES }))
+                }
+                None => x,
+            }
+        ),
+        _ => store!(
+            true,
+            #[inline(always)]
+            |x, _| x
+        ),
     }
 }
 
@@ -223,25 +231,41 @@ unsafe fn finish_rows<L: Lanes>(
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
             let Self { simd, strip, pixel, sums, nv, channels } = self;
             let (epilogue, per_panel) = (strip.epilogue(), const { PANEL / L::LANES });
-            for (pixel, sums) in (pixel..).zip(sums.chunks_exact(nv)) {
-                for (v, sum) in sums.iter().enumerate() {
-                    let part = part::<L>(v, channels);
-                    if part.is_empty() {
-                        break;
-                    }
-                    let (mut scale_shift, mut slope) = (None, simd.splat(0.0));
-                    if let Some(channels) = strip.channels(v / per_panel) {
-                        let load = |row| simd.load(row, v % per_panel);
-                        slope = load(&channels.slope);
-                        scale_shift = epilogue.scaled.then(|| [load(&channels.scale), load(&channels.shift)]);
-                    }
-                    // SAFETY: the caller's contract, and there is a residual.
-                    let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel, channels) });
-                    let residual = residual.map(|row| simd.load_first(&row[part.clone()]));
-                    let activation = |x| activation(x, slope);
-                    let y = epilogue::finish(simd, *sum, scale_shift, (residual, epilogue.residual), activation);
-                    // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
-                    simd.store_first(y, unsafe { &mut strip.output(pixel, channels)[part] });
+            for v in 0..nv {
+                let part = part::<L>(v, channels);
+                if part.is_empty() {
+                    break;
+                }
+                let (mut scale_shift, mut slope) = (None, simd.splat(0.0));
+                if let Some(channels) = strip.channels(v / per_panel) {
+                    let load = |row| simd.load(row, v % per_panel);
+                    slope = load(&channels.slope);
+                    scale_shift = epilogue.scaled.then(|| [load(&channels.scale), load(&channels.shift)]);
+                }
+                macro_rules! down {
+                    ($part:expr) => {
+                        for (pixel, sum) in (pixel..).zip(sums.iter().skip(v).step_by(nv)) {
+                            // SAFETY: the caller's contract, and there is a residual.
+                            let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel, channels) });
+                            let residual = residual.map(|row| simd.load_first(&row[$part]));
+                            let y = epilogue::finish(
+                                simd,
+                                *sum,
+                                scale_shift,
+                                (residual, epilogue.residual),
+                                #[inline(always)]
+                                |x| activation(x, slope),
+                            );
+                            // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
+                            simd.store_first(y, unsafe { &mut strip.output(pixel, channels)[$part] });
+                        }
+                    };
+                }
+                // Twice, so that in the usual case the length is a constant.
+                if part.len() == L::LANES {
+                    down!(part.start..part.start + L::LANES);
+                } else {
+                    down!(part.clone());
                 }
             }
         }

@@ -2,6 +2,8 @@
 //! with the reference.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod activations;
+
 use pointwise::{
     Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides, Tile,
     reference::Reference,
