@@ -20,6 +20,15 @@ asm *args:
 bench-shape name:
     cargo bench --bench convolution -- '{{name}}'
 
+# Makes include/pointwise.h of src/capi.rs
+header:
+    cargo cinstall --release --prefix "{{justfile_directory()}}/target/capi"
+    cp target/capi/include/pointwise.h include/
+
+# What C, C++ and Python do with the library
+test-c: header
+    tests/c/run target/capi
+
 fuzz seconds="60":
     RUSTC_BOOTSTRAP=1 cargo fuzz run convolution -- -max_total_time={{seconds}}
 

@@ -1,9 +1,9 @@
 //! The C interface, called as C calls it.
 #![cfg(feature = "capi")]
 
-use pointwise::capi::*;
+use pointwise::capi::{pw_isa::*, pw_status::*, *};
 use std::{
-    ffi::{CStr, c_int},
+    ffi::{CStr, c_char, c_void},
     ptr::{null, null_mut},
 };
 
@@ -12,9 +12,9 @@ fn desc(in_channels: usize, out_channels: usize) -> pw_conv_desc {
         struct_size: size_of::<pw_conv_desc>(),
         in_channels,
         out_channels,
-        groups: 1,
-        stride_h: 1,
-        stride_w: 1,
+        groups: 0,
+        stride_h: 0,
+        stride_w: 0,
         activation: 0,
         param_a: 0.0,
         param_b: 0.0,
@@ -33,7 +33,7 @@ fn words() -> String {
     unsafe { CStr::from_ptr(pw_last_error()) }.to_str().expect("UTF-8").to_owned()
 }
 
-fn create(desc: &pw_conv_desc, weights: &[f32], bias: Option<&[f32]>) -> Result<*mut pw_conv, (c_int, String)> {
+fn create(desc: &pw_conv_desc, weights: &[f32], bias: Option<&[f32]>) -> Result<*mut pw_conv, (pw_status, String)> {
     let mut conv = null_mut();
     // SAFETY: the slices are as long as the tests say; what is wrong is found before they are read.
     let status = unsafe { pw_conv_f32_create(desc, weights.as_ptr(), bias.map_or(null(), <[f32]>::as_ptr), &mut conv) };
@@ -47,7 +47,7 @@ fn run(
     residual: *const pw_nhwc_f32,
     y: &pw_nhwc_f32,
     pool: *const pw_pool,
-) -> Result<(), (c_int, String)> {
+) -> Result<(), (pw_status, String)> {
     // SAFETY: as above.
     match unsafe { pw_conv_f32_run(conv, x, residual, y, pool) } {
         PW_OK => Ok(()),
@@ -110,12 +110,13 @@ fn descriptions_are_checked() {
     assert_eq!(words, "isa: expected 0 to 4, got -1");
     let (_, words) = refused(pw_conv_desc { groups: 2, ..desc(3, 4) });
     assert!(words.starts_with("groups:"), "{words}");
-    let (_, words) = refused(pw_conv_desc { stride_w: 0, ..desc(3, 4) });
-    assert!(words.starts_with("stride:"), "{words}");
     let (_, words) = refused(pw_conv_desc { activation: 2, param_a: 1.0, ..desc(3, 4) });
     assert!(words.starts_with("clamp:"), "{words}");
     let (_, words) = refused(desc(usize::MAX, 2));
     assert!(words.starts_with("weights:"), "{words}");
+    // Biases, where no weights are needed.
+    let (_, words) = create(&desc(0, usize::MAX), &weights, Some(&weights)).unwrap_err();
+    assert!(words.starts_with(&format!("bias: {} values from 0x", usize::MAX)), "{words}");
     let (status, words) = refused(desc(0, usize::MAX));
     assert_eq!(status, PW_OUT_OF_RESOURCES, "{words}");
     let missing = if cfg!(target_arch = "aarch64") { 2 } else { 4 };
@@ -141,7 +142,8 @@ fn pointers_are_checked() {
         assert_eq!(pw_pool_create(1, null_mut()), PW_INVALID_ARGUMENT);
         let mut pool = null_mut();
         assert_eq!(pw_pool_create(0, &mut pool), PW_INVALID_ARGUMENT);
-        assert_eq!(words(), "threads: expected 1 or more, got 0");
+        assert_eq!(words(), "threads: expected 1 to 4096, got 0");
+        assert_eq!(pw_pool_create(usize::MAX, &mut pool), PW_INVALID_ARGUMENT);
         pw_conv_destroy(null_mut());
         pw_pool_destroy(null_mut());
     }
@@ -171,8 +173,163 @@ fn pointers_are_checked() {
             .starts_with("output: expected memory apart")
     );
     assert_eq!(y, [7.0; 8], "nothing is written");
-    // An empty output needs no memory.
-    run(conv, &view(&[], [0, 1, 2, 3]), null(), &pw_nhwc_f32 { data: null_mut(), n: 0, ..output }, null()).unwrap();
+    let last = std::ptr::without_provenance_mut(usize::MAX - 3);
+    assert!(refused(conv, &input, &pw_nhwc_f32 { data: last, ..output }).contains("more than memory"));
+    // An empty output needs no memory, and lies in nobody's.
+    for data in [null_mut(), x[1..].as_ptr().cast_mut()] {
+        run(conv, &pw_nhwc_f32 { n: 0, ..input }, null(), &pw_nhwc_f32 { data, n: 0, ..output }, null()).unwrap();
+    }
     // SAFETY: created above.
     unsafe { pw_conv_destroy(conv) };
+}
+
+/// The text that the library writes, and what it says of its length.
+fn explain(conv: *const pw_conv, shape: [usize; 4], pool: *const pw_pool, size: usize) -> (Vec<u8>, usize) {
+    let (mut buffer, mut length) = (vec![0x7fu8; size + 1], usize::MAX);
+    let data = if size == 0 { null_mut() } else { buffer.as_mut_ptr().cast::<c_char>() };
+    // SAFETY: room for `size` bytes, four values.
+    assert_eq!(unsafe { pw_conv_explain(conv, shape.as_ptr(), pool, data, size, &mut length) }, PW_OK);
+    assert_eq!(buffer.pop(), Some(0x7f), "nothing is written behind the buffer");
+    (buffer, length)
+}
+
+#[test]
+fn a_plan_is_explained() {
+    let conv = create(&desc(8, 16), &[1.0; 128], None).unwrap();
+    let shape = [1, 20, 20, 8];
+    let ours = pointwise::PointwiseConv::builder(8, 16).build(&[1.0; 128]).unwrap();
+    let expected = ours.plan(shape, &pointwise::Serial).unwrap().to_string();
+    for size in [0, 1, 10, expected.len(), expected.len() + 1, expected.len() + 50] {
+        let (buffer, length) = explain(conv, shape, null(), size);
+        assert_eq!(length, expected.len());
+        if size > 0 {
+            let written = CStr::from_bytes_until_nul(&buffer).expect("an end").to_str().unwrap();
+            assert_eq!(written, &expected[..expected.len().min(size - 1)]);
+        }
+    }
+    let mut out = [0; 4];
+    // SAFETY: four values each; null pointers are refused before they are read.
+    unsafe {
+        assert_eq!(pw_conv_explain(conv, shape.as_ptr(), null(), null_mut(), 9, null_mut()), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), "buffer: expected a pointer, got null");
+        assert_eq!(pw_conv_explain(conv, shape.as_ptr(), null(), null_mut(), 0, null_mut()), PW_OK);
+        assert_eq!(pw_conv_explain(conv, null(), null(), null_mut(), 0, null_mut()), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), "input_shape: expected a pointer, got null");
+        assert_eq!(pw_conv_output_shape(conv, shape.as_ptr(), out.as_mut_ptr()), PW_OK);
+        assert_eq!(out, [1, 20, 20, 16]);
+        assert_eq!(pw_conv_output_shape(conv, [1; 4].as_ptr(), out.as_mut_ptr()), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), "input: expected 8 channels, got 1");
+        assert_eq!(pw_conv_output_shape(conv, shape.as_ptr(), null_mut()), PW_INVALID_ARGUMENT);
+        pw_conv_destroy(conv);
+    }
+}
+
+/// Runs tasks on scoped threads; the context counts the runs, or is null to leave out the last task.
+unsafe extern "C" fn on_threads(context: *mut c_void, tasks: usize, task: pw_task, task_context: *mut c_void) {
+    struct Shared(*mut c_void);
+    // SAFETY: the library's context is for all threads.
+    unsafe impl Sync for Shared {}
+    let shared = &Shared(task_context);
+    let tasks = tasks - usize::from(context.is_null());
+    std::thread::scope(|scope| {
+        for first in 0..3 {
+            scope.spawn(move || {
+                let Shared(task_context) = shared;
+                for i in (first..tasks).step_by(3) {
+                    // SAFETY: within this call.
+                    unsafe { task(*task_context, i) };
+                }
+            });
+        }
+    });
+    if !context.is_null() {
+        // SAFETY: the test's counter, which one thread uses.
+        unsafe { *context.cast::<usize>() += 1 };
+    }
+}
+
+#[test]
+fn the_callers_threads_do_the_work() {
+    let (k, f, pixels) = (16, 32, 500);
+    let value = |i: usize| (i % 23) as f32 * 0.25 - 2.0;
+    let weights: Vec<f32> = (0..k * f).map(value).collect();
+    let x: Vec<f32> = (0..pixels * k).map(value).collect();
+    let conv = create(&desc(k, f), &weights, None).unwrap();
+    let input = view(&x, [1, 1, pixels, k]);
+    let compute = |pool| {
+        let mut y = vec![0.0; pixels * f];
+        let output = pw_nhwc_f32 { data: y.as_mut_ptr(), ..view(&[], [1, 1, pixels, f]) };
+        run(conv, &input, null(), &output, pool).map(|()| y)
+    };
+    let expected = compute(null()).unwrap();
+    let mut runs = 0usize;
+    let executor = pw_executor {
+        struct_size: size_of::<pw_executor>(),
+        threads: 3,
+        run: Some(on_threads),
+        context: (&raw mut runs).cast(),
+        work_per_thread: 1000,
+    };
+    let pool = |executor: pw_executor| {
+        let mut pool = null_mut();
+        // SAFETY: a struct and room for a pointer; `on_threads` keeps to its contract, or leaves out a task.
+        let status = unsafe { pw_pool_create_with(&executor, &mut pool) };
+        assert_eq!(status == PW_OK, !pool.is_null());
+        if status == PW_OK { Ok(pool) } else { Err(words()) }
+    };
+    let threads = pool(executor).unwrap();
+    assert_eq!(compute(threads).unwrap(), expected);
+    assert_eq!(runs, 1);
+    let (text, _) = explain(conv, [1, 1, pixels, k], threads, 1000);
+    assert!(String::from_utf8_lossy(&text).contains("threads 3\n"));
+    let many = pool(pw_executor { threads: usize::MAX, work_per_thread: 1, ..executor }).unwrap();
+    assert_eq!(compute(many).unwrap(), expected);
+    assert_eq!(runs, 2);
+    // Too little work for another thread, by the default.
+    let rarely = pool(pw_executor { work_per_thread: 0, ..executor }).unwrap();
+    assert_eq!(compute(rarely).unwrap(), expected);
+    let lazy = pool(pw_executor { context: null_mut(), ..executor }).unwrap();
+    let (status, words) = compute(lazy).unwrap_err();
+    assert_eq!(status, PW_INVALID_ARGUMENT);
+    assert!(words.starts_with("executor: expected ") && words.contains(" tasks to be run, "), "{words}");
+    assert_eq!(runs, 2);
+    let refused = |executor| pool(executor).unwrap_err();
+    assert_eq!(refused(pw_executor { threads: 0, ..executor }), "executor: expected threads of 1 or more, got 0");
+    assert_eq!(refused(pw_executor { run: None, ..executor }), "executor: expected a function for run, got null");
+    assert!(refused(pw_executor { struct_size: 8, ..executor }).starts_with("executor: expected struct_size"));
+    for pool in [threads, many, rarely, lazy] {
+        // SAFETY: created above.
+        unsafe { pw_pool_destroy(pool) };
+    }
+    // SAFETY: created above.
+    unsafe { pw_conv_destroy(conv) };
+}
+
+#[test]
+fn isas_are_listed() {
+    let (mut isas, mut count, mut isa) = ([PW_ISA_AUTO; 4], 0, PW_ISA_AUTO);
+    // SAFETY: room for what is written; names are strings.
+    unsafe {
+        assert_eq!(pw_isa_available(isas.as_mut_ptr(), 4, &mut count), PW_OK);
+        let names: Vec<&str> =
+            isas[..count].iter().map(|isa| CStr::from_ptr(pw_isa_name(*isa as i32)).to_str().unwrap()).collect();
+        let ours: Vec<&str> = pointwise::Isa::available().iter().map(|isa| isa.name()).collect();
+        assert_eq!(names, ours);
+        assert_eq!(pw_isa_detect(&mut isa), PW_OK);
+        assert_eq!(CStr::from_ptr(pw_isa_name(isa as i32)).to_str(), Ok(pointwise::Isa::detect().unwrap().name()));
+        let mut one = [PW_ISA_AUTO; 2];
+        assert_eq!(pw_isa_available(one.as_mut_ptr(), 1, &mut count), PW_OK);
+        assert_eq!((one, count), ([PW_ISA_SCALAR, PW_ISA_AUTO], ours.len()));
+        assert_eq!(pw_isa_available(null_mut(), 0, &mut count), PW_OK);
+        assert_eq!(pw_isa_available(null_mut(), 1, &mut count), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), "isas: expected a pointer, got null");
+        assert_eq!(pw_isa_available(isas.as_mut_ptr(), 4, null_mut()), PW_INVALID_ARGUMENT);
+        assert_eq!(pw_isa_detect(null_mut()), PW_INVALID_ARGUMENT);
+        for (number, name) in [(0, c"auto"), (4, c"neon"), (5, c"unknown"), (-1, c"unknown")] {
+            assert_eq!(CStr::from_ptr(pw_isa_name(number)), name);
+        }
+        assert_eq!(CStr::from_ptr(pw_status_name(PW_UNAVAILABLE as i32)), c"PW_UNAVAILABLE");
+        assert_eq!(CStr::from_ptr(pw_status_name(-1)), c"unknown");
+    }
+    assert_eq!(pw_version(), PW_VERSION);
 }
