@@ -106,6 +106,14 @@ pub enum Error {
         /// Its value.
         actual: f32,
     },
+    /// A variance from which no standard deviation can be taken.
+    #[error("variance: expected more than -eps in channel {channel}, got {actual}")]
+    Variance {
+        /// The output channel.
+        channel: usize,
+        /// Its variance.
+        actual: f32,
+    },
     /// The CPU has not the ISA that was asked for.
     #[error("ISA: expected one that this CPU has ({available}), got {requested}")]
     IsaUnavailable {

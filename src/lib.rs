@@ -60,6 +60,7 @@
 
 extern crate alloc;
 
+mod batch_norm;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod conv;
@@ -77,6 +78,7 @@ pub mod reference;
 mod run;
 mod view;
 
+pub use batch_norm::fold_batch_norm;
 pub use conv::{Builder, PointwiseConv};
 pub use epilogue::{Activation, ResidualOrder};
 pub use error::{Error, IsaList};

@@ -63,7 +63,7 @@ impl<'a> Head<'a> {
 }
 
 /// Runs several convolutions of the same input in one pass, which reads it from memory once: Inception's reductions, the
-/// heads of a detector, q, k and v. The bits are those of one run after the other.
+/// heads of a detector, q, k and v. The bits are those of one run after the other. Eight heads share a pass; more take more.
 ///
 /// They may write side by side into one tensor: [`NhwcMut::split_channels`].
 ///
@@ -78,33 +78,35 @@ impl<'a> Head<'a> {
 /// let mut y = [0.0; 6];
 /// let (first, rest) = NhwcMut::new(&mut y, [1, 1, 2, 3])?.split_channels(1)?;
 /// let x = Nhwc::new(&[1.0, 2.0, 3.0, 4.0], [1, 1, 2, 2])?;
-/// run_heads(&Serial, x, [Head::new(&sum, first), Head::new(&swapped, rest)])?;
+/// run_heads(&Serial, x, &mut [Head::new(&sum, first), Head::new(&swapped, rest)])?;
 /// assert_eq!(y, [3.0, 2.0, 1.0, 7.0, 4.0, 3.0]);
 /// # Ok::<(), pointwise::Error>(())
 /// ```
-pub fn run_heads<const N: usize>(
-    executor: &(impl Executor + ?Sized),
-    x: Nhwc<'_>,
-    heads: [Head<'_>; N],
-) -> Result<(), Error> {
+pub fn run_heads(executor: &(impl Executor + ?Sized), x: Nhwc<'_>, heads: &mut [Head<'_>]) -> Result<(), Error> {
     heads.iter().try_for_each(|Head { conv, residual, y }| check(conv, &x, residual.as_ref(), y))?;
-    let lines = heads.each_ref().map(|Head { conv, residual, y }| lines(conv, &x, residual.as_ref(), y));
-    // Heads that do not go through the pixels in the same steps cannot share a pass.
-    let steps = |i: usize| (heads[i].conv.stride, lines[i].count(), lines[i].line.size);
-    let together = (1..N).all(|i| steps(i) == steps(0));
-    let cuts: [Cut; N] = array::from_fn(|i| cut(heads[i].conv, &lines[i]));
-    let jobs: [Job<'_>; N] = array::from_fn(|i| {
-        let Head { conv, residual, y } = &heads[i];
-        Job {
-            conv,
-            cut: &cuts[i],
-            lines: &lines[i],
-            residual: residual.map(|r| r.data()),
-            y: y.pixels(lines[i].line.y),
-        }
+    heads.chunks_mut(HEADS_OF_A_PASS).try_for_each(|heads| run_pass(executor, &x, heads))
+}
+
+/// So that what is decided for them has its place on the stack.
+const HEADS_OF_A_PASS: usize = 8;
+
+/// `heads` are 1 to [`HEADS_OF_A_PASS`].
+fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head<'_>]) -> Result<(), Error> {
+    let (heads, last) = (&*heads, heads.len() - 1);
+    let head = |i: usize| &heads[i.min(last)];
+    let lines: [Lines; HEADS_OF_A_PASS] =
+        array::from_fn(|i| lines(head(i).conv, x, head(i).residual.as_ref(), &head(i).y));
+    let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(head(i).conv, &lines[i]));
+    let jobs: [Job<'_>; HEADS_OF_A_PASS] = array::from_fn(|i| {
+        let Head { conv, residual, y } = head(i);
+        let (residual, y) = (residual.map(|residual| residual.data()), y.pixels(lines[i].line.y));
+        Job { conv, cut: &cuts[i], lines: &lines[i], residual, y }
     });
-    if together {
-        return run_jobs(executor, x.data(), &jobs);
+    // Heads that do not go through the pixels in the same steps cannot share a pass.
+    let steps = |job: &Job<'_>| (job.conv.stride, job.lines.count(), job.lines.line.size);
+    let jobs = &jobs[..=last];
+    if jobs.windows(2).all(|pair| steps(&pair[0]) == steps(&pair[1])) {
+        return run_jobs(executor, x.data(), jobs);
     }
     jobs.iter().try_for_each(|job| run_jobs(executor, x.data(), slice::from_ref(job)))
 }

@@ -87,7 +87,7 @@ proptest! {
         let mut ys = [&a, &b, &c].map(|case| vec![CANARY; case.expected.len()]);
         let [ya, yb, yc] = &mut ys;
         let view = |case: &Case, y| NhwcMut::new(y, case.output).unwrap();
-        run_heads(&Threads(threads), x, [a.head(view(&a, ya)), b.head(view(&b, yb)), c.head(view(&c, yc))]).unwrap();
+        run_heads(&Threads(threads), x, &mut [a.head(view(&a, ya)), b.head(view(&b, yb)), c.head(view(&c, yc))]).unwrap();
         for (case, y) in [&a, &b, &c].into_iter().zip(&ys) {
             assert_same(y, &case.expected, format_args!("{:?}", case.conv));
         }
@@ -103,7 +103,7 @@ proptest! {
             let (ya, rest) = y.split_channels(fa).unwrap();
             let (yb, rest) = rest.split_channels(fb).unwrap();
             let (yc, _) = rest.split_channels(fc).unwrap();
-            run_heads(&Threads(threads), x, [a.head(ya), b.head(yb), c.head(yc)]).unwrap();
+            run_heads(&Threads(threads), x, &mut [a.head(ya), b.head(yb), c.head(yc)]).unwrap();
             for (p, pixel) in all.chunks_exact(wide.max(1)).enumerate() {
                 let of = |case: &Case| case.expected[p * case.output[3]..][..case.output[3]].to_vec();
                 assert_same(pixel, &[of(&a), of(&b), of(&c), vec![CANARY; gap]].concat(), format_args!("pixel {p}"));
@@ -122,12 +122,12 @@ fn an_error_of_one_head_stops_all_before_anything_is_written() {
         let shape = [1, 1, y.len(), 1];
         NhwcMut::new(y, shape).unwrap()
     }
-    let error = run_heads(&Serial, x, [Head::new(&conv, view(&mut y)), Head::new(&conv, view(&mut wrong))]);
+    let error = run_heads(&Serial, x, &mut [Head::new(&conv, view(&mut y)), Head::new(&conv, view(&mut wrong))]);
     assert_eq!(error, Err(Error::Shape { what: "output", expected: [1, 1, 2, 1], actual: [1, 1, 3, 1] }));
-    let error = run_heads(&Serial, x, [Head::new(&conv, view(&mut y)), Head::new(&other, view(&mut wrong[..2]))]);
+    let error = run_heads(&Serial, x, &mut [Head::new(&conv, view(&mut y)), Head::new(&other, view(&mut wrong[..2]))]);
     assert_eq!(error, Err(Error::Channels { expected: 3, actual: 2 }));
     assert_eq!((y, wrong), ([7.0; 2], [7.0; 3]));
-    assert_eq!(run_heads(&Serial, x, []), Ok(()));
+    assert_eq!(run_heads(&Serial, x, &mut []), Ok(()));
 
     let error = NhwcMut::new(&mut y, [1, 1, 1, 2]).unwrap().split_channels(3).unwrap_err();
     assert_eq!(error, Error::Split { channels: 2, at: 3 });
@@ -139,10 +139,22 @@ fn a_head_accumulates() {
     let conv = PointwiseConv::builder(1, 1).build(&[2.0]).unwrap();
     let (mut a, mut b) = ([0.5], [0.5]);
     let x = Nhwc::new(&[3.0], [1, 1, 1, 1]).unwrap();
-    let heads = [
+    let mut heads = [
         Head::new(&conv, NhwcMut::new(&mut a, [1, 1, 1, 1]).unwrap()).accumulate(),
         Head::new(&conv, NhwcMut::new(&mut b, [1, 1, 1, 1]).unwrap()),
     ];
-    run_heads(&Serial, x, heads).unwrap();
+    run_heads(&Serial, x, &mut heads).unwrap();
     assert_eq!((a, b), ([6.5], [6.0]));
+}
+
+#[test]
+fn more_heads_than_share_a_pass() {
+    let convs: Vec<_> = (0..20).map(|i| PointwiseConv::builder(1, 1).build(&[i as f32]).unwrap()).collect();
+    let mut ys = vec![[0.0]; convs.len()];
+    let mut heads: Vec<_> =
+        convs.iter().zip(&mut ys).map(|(conv, y)| Head::new(conv, NhwcMut::new(y, [1, 1, 1, 1]).unwrap())).collect();
+    run_heads(&Serial, Nhwc::new(&[2.0], [1, 1, 1, 1]).unwrap(), &mut heads).unwrap();
+    for (i, y) in ys.iter().enumerate() {
+        assert_eq!(*y, [2.0 * i as f32]);
+    }
 }

@@ -101,11 +101,15 @@ impl Layer {
 
         let mut expected = vec![0.0; self.output_pixels() * f];
         let (out_channels, stride) = (f, (stride, stride));
-        Reference { out_channels, stride, groups: 1, weights: &weights, bias: Some(&bias), activation }.run(
-            x,
-            None,
-            NhwcMut::new(&mut expected, y_shape)?,
-        )?;
+        let reference = Reference {
+            out_channels,
+            stride,
+            weights: &weights,
+            bias: Some(&bias),
+            activation,
+            ..Reference::default()
+        };
+        reference.run(x, None, NhwcMut::new(&mut expected, y_shape)?)?;
 
         let mut y = vec![0.0; expected.len()];
         let on_isa = |isa: &Isa| {
