@@ -40,6 +40,9 @@
 /// The version of this header in one number, to be compared with what `pw_version` returns.
 #define PW_VERSION (((PW_VERSION_MAJOR * 10000) + (PW_VERSION_MINOR * 100)) + PW_VERSION_PATCH)
 
+/// For `flags` of a `pw_conv_desc`: a residual is added after the activation rather than before it.
+#define PW_RESIDUAL_AFTER_ACTIVATION 1
+
 /// What a call came to. Where it is not `PW_OK`, `pw_last_error` says why.
 typedef enum pw_status {
     /// Success.
@@ -68,7 +71,7 @@ typedef enum pw_isa {
     PW_ISA_NEON = 4,
 } pw_isa;
 
-/// The function applied to each output value, after the residual is added. A NaN gives a NaN.
+/// The function applied to each output value. A NaN gives a NaN.
 typedef enum pw_activation {
     /// x
     PW_IDENTITY = 0,
@@ -80,6 +83,26 @@ typedef enum pw_activation {
     PW_SIGMOID = 3,
     /// The hyperbolic tangent of x, within 1.066 ulp.
     PW_TANH = 4,
+    /// x < 0 ? param_a * x : x
+    PW_LEAKY_RELU = 5,
+    /// x < 0 ? slopes[f] * x : x
+    PW_PRELU = 6,
+    /// param_a * x + param_b, limited to 0..1. ONNX: 0.2 and 0.5 by default; PyTorch: 1/6 and 0.5.
+    PW_HARD_SIGMOID = 7,
+    /// x * clamp(x / 6 + 1/2, 0, 1), within 2.5 ulp.
+    PW_HARD_SWISH = 8,
+    /// x / (1 + exp(-param_a * x)), within 2.8 ulp. With a param_a of 1 it is silu.
+    PW_SWISH = 9,
+    /// x / 2 * (1 + erf(x / sqrt(2))), within 2.9 ulp.
+    PW_GELU = 10,
+    /// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), within 2.7 ulp.
+    PW_GELU_TANH = 11,
+    /// x < 0 ? param_a * (exp(x) - 1) : x, within 1.8 ulp. ONNX and PyTorch: 1 by default.
+    PW_ELU = 12,
+    /// ln(1 + exp(x)), within 2 ulp.
+    PW_SOFTPLUS = 13,
+    /// x * tanh(ln(1 + exp(x))), within 2.9 ulp.
+    PW_MISH = 14,
 } pw_activation;
 
 /// A convolution: packed weights, and all that is decided before an input is seen. It never changes: any number of
@@ -107,12 +130,20 @@ typedef struct pw_conv_desc {
     size_t stride_w;
     /// A `pw_activation`. Default: PW_IDENTITY.
     int32_t activation;
-    /// PW_CLAMP: the minimum. Not read by the others.
+    /// PW_CLAMP: the minimum. Others: as is said of the activation; 0 is 0, not a default.
     float param_a;
-    /// PW_CLAMP: the maximum, not less than the minimum. Not read by the others.
+    /// PW_CLAMP: the maximum, not less than the minimum. Others: as is said of the activation.
     float param_b;
     /// A `pw_isa`. Default: PW_ISA_AUTO. Another one is taken whatever POINTWISE_MAX_ISA says.
     int32_t isa;
+    /// One value for each output channel, by which the sum is multiplied, or null. `shift` must be given with it.
+    const float *scale;
+    /// One value for each output channel, which is then added, or null.
+    const float *shift;
+    /// One value for each output channel: PW_PRELU needs them, for the others it must be null.
+    const float *slopes;
+    /// PW_RESIDUAL_AFTER_ACTIVATION or 0.
+    size_t flags;
 } pw_conv_desc;
 
 /// A view of an NHWC tensor: value c of the pixel in image n, row h and column w is
@@ -138,6 +169,20 @@ typedef struct pw_nhwc_f32 {
     /// Values from a pixel to the next, or 0.
     size_t pixel_stride;
 } pw_nhwc_f32;
+
+/// One of several convolutions of the same input, for `pw_heads_f32_run`.
+///
+/// Fields are only ever added at the end; `struct_size` tells which are there, and is the same for all of an array.
+typedef struct pw_head {
+    /// sizeof(pw_head)
+    size_t struct_size;
+    /// The convolution.
+    const struct pw_conv *conv;
+    /// As for `pw_conv_f32_run`; may be null.
+    const struct pw_nhwc_f32 *residual;
+    /// As for `pw_conv_f32_run`.
+    const struct pw_nhwc_f32 *output;
+} pw_head;
 
 /// One of the tasks that a run is split into. `context` is the `task_context` that came with it.
 typedef void (*pw_task)(void *context, size_t task);
@@ -165,6 +210,10 @@ typedef struct pw_executor {
     /// Default: 2^21, for threads that sleep between two runs; 2^18 is right for threads that spin.
     size_t work_per_thread;
 } pw_executor;
+
+
+
+
 
 #ifdef __cplusplus
 extern "C" {
@@ -221,15 +270,18 @@ enum pw_status pw_conv_output_shape(const struct pw_conv *conv, const size_t *in
 
 /// Computes the output: at every pixel and for every output channel
 /// ```text
-/// output[n, i, j, f] = activation(residual[n, i, j, f] +
-///                                 (bias[f] + sum over k of input[n, i * stride_h, j * stride_w, k] * weights[f, k]))
+/// sum = bias[f] + sum over k of input[n, i * stride_h, j * stride_w, k] * weights[f, k]
+/// output[n, i, j, f] = activation(residual[n, i, j, f] + (scale[f] * sum + shift[f]))
 /// ```
+/// or, with PW_RESIDUAL_AFTER_ACTIVATION, residual[n, i, j, f] + activation(scale[f] * sum + shift[f]).
+///
 /// The bits do not depend on the ISA, the threads, the strides or the batch: the sum is one chain of fused
 /// multiply-adds, which starts at the bias and takes k in ascending order. Nothing is allocated.
 ///
-/// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. `input` and `residual` are
-/// only read, and may share memory. `output` may not share with them: from the first to the last value of each view,
-/// also where those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
+/// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. It may be the output itself,
+/// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only
+/// read, and may share memory; `output` may not share with them: from the first to the last value of each view, also where
+/// those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
 /// nothing has been written, unless a pool of `pw_pool_create_with` left out tasks.
 ///
 /// # Safety
@@ -240,6 +292,17 @@ enum pw_status pw_conv_f32_run(const struct pw_conv *conv,
                                const struct pw_nhwc_f32 *residual,
                                const struct pw_nhwc_f32 *output,
                                const struct pw_pool *pool);
+
+/// Runs several convolutions of the same input in one pass, which reads it from memory once: the heads of a detector,
+/// Inception's reductions, q, k and v. The bits are those of `pw_conv_f32_run` for one after the other. Eight heads share a
+/// pass; more take more.
+///
+/// What is said there holds for each head. Their outputs may not share values with each other, nor with a residual of
+/// another, but they may lie side by side: views of different channels of one tensor, with equal strides.
+///
+/// # Safety
+/// As for `pw_conv_f32_run`; `heads` points to `count` of them.
+enum pw_status pw_heads_f32_run(const struct pw_nhwc_f32 *input, const struct pw_head *heads, size_t count, const struct pw_pool *pool);
 
 /// Tells, as text of aligned lines, how a dense input of `input_shape` (four values: images, rows, pixels of a row,
 /// channels) is computed with `pool`, which may be null: ISA, register tile, tasks, threads, FLOPs, bytes.

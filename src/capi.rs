@@ -25,6 +25,10 @@
 //!     param_a: 0.0,
 //!     param_b: 0.0,
 //!     isa: 0,
+//!     scale: null(),
+//!     shift: null(),
+//!     slopes: null(),
+//!     flags: 0,
 //! };
 //! let view = |data: &mut [f32], c| pw_nhwc_f32 {
 //!     data: data.as_mut_ptr(),
@@ -50,7 +54,10 @@
 //! ```
 #![allow(non_camel_case_types, reason = "C's names")]
 
-use crate::{Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, Serial, Shape, view};
+use crate::{
+    Activation, Error, Executor, Head, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, ResidualOrder, Serial, Shape,
+    kernel::Residual, output::OutputValues, run, view,
+};
 use core::{
     ffi::{CStr, c_char, c_void},
     mem::{MaybeUninit, offset_of},
@@ -108,7 +115,7 @@ const STATUSES: [(pw_status, &CStr); 5] = [
     (PW_INTERNAL, c"PW_INTERNAL"),
 ];
 
-/// The function applied to each output value, after the residual is added. A NaN gives a NaN.
+/// The function applied to each output value. A NaN gives a NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub enum pw_activation {
@@ -122,10 +129,49 @@ pub enum pw_activation {
     PW_SIGMOID = 3,
     /// The hyperbolic tangent of x, within 1.066 ulp.
     PW_TANH = 4,
+    /// x < 0 ? param_a * x : x
+    PW_LEAKY_RELU = 5,
+    /// x < 0 ? slopes[f] * x : x
+    PW_PRELU = 6,
+    /// param_a * x + param_b, limited to 0..1. ONNX: 0.2 and 0.5 by default; PyTorch: 1/6 and 0.5.
+    PW_HARD_SIGMOID = 7,
+    /// x * clamp(x / 6 + 1/2, 0, 1), within 2.5 ulp.
+    PW_HARD_SWISH = 8,
+    /// x / (1 + exp(-param_a * x)), within 2.8 ulp. With a param_a of 1 it is silu.
+    PW_SWISH = 9,
+    /// x / 2 * (1 + erf(x / sqrt(2))), within 2.9 ulp.
+    PW_GELU = 10,
+    /// x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), within 2.7 ulp.
+    PW_GELU_TANH = 11,
+    /// x < 0 ? param_a * (exp(x) - 1) : x, within 1.8 ulp. ONNX and PyTorch: 1 by default.
+    PW_ELU = 12,
+    /// ln(1 + exp(x)), within 2 ulp.
+    PW_SOFTPLUS = 13,
+    /// x * tanh(ln(1 + exp(x))), within 2.9 ulp.
+    PW_MISH = 14,
 }
 use pw_activation::*;
 
-const ACTIVATIONS: [pw_activation; 5] = [PW_IDENTITY, PW_RELU, PW_CLAMP, PW_SIGMOID, PW_TANH];
+const ACTIVATIONS: [pw_activation; 15] = [
+    PW_IDENTITY,
+    PW_RELU,
+    PW_CLAMP,
+    PW_SIGMOID,
+    PW_TANH,
+    PW_LEAKY_RELU,
+    PW_PRELU,
+    PW_HARD_SIGMOID,
+    PW_HARD_SWISH,
+    PW_SWISH,
+    PW_GELU,
+    PW_GELU_TANH,
+    PW_ELU,
+    PW_SOFTPLUS,
+    PW_MISH,
+];
+
+/// For `flags` of a `pw_conv_desc`: a residual is added after the activation rather than before it.
+pub const PW_RESIDUAL_AFTER_ACTIVATION: usize = 1;
 
 /// An instruction set. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,12 +231,20 @@ pub struct pw_conv_desc {
     pub stride_w: usize,
     /// A `pw_activation`. Default: PW_IDENTITY.
     pub activation: i32,
-    /// PW_CLAMP: the minimum. Not read by the others.
+    /// PW_CLAMP: the minimum. Others: as is said of the activation; 0 is 0, not a default.
     pub param_a: f32,
-    /// PW_CLAMP: the maximum, not less than the minimum. Not read by the others.
+    /// PW_CLAMP: the maximum, not less than the minimum. Others: as is said of the activation.
     pub param_b: f32,
     /// A `pw_isa`. Default: PW_ISA_AUTO. Another one is taken whatever POINTWISE_MAX_ISA says.
     pub isa: i32,
+    /// One value for each output channel, by which the sum is multiplied, or null. `shift` must be given with it.
+    pub scale: *const f32,
+    /// One value for each output channel, which is then added, or null.
+    pub shift: *const f32,
+    /// One value for each output channel: PW_PRELU needs them, for the others it must be null.
+    pub slopes: *const f32,
+    /// PW_RESIDUAL_AFTER_ACTIVATION or 0.
+    pub flags: usize,
 }
 
 /// A view of an NHWC tensor: value c of the pixel in image n, row h and column w is
@@ -217,6 +271,22 @@ pub struct pw_nhwc_f32 {
     pub row_stride: usize,
     /// Values from a pixel to the next, or 0.
     pub pixel_stride: usize,
+}
+
+/// One of several convolutions of the same input, for `pw_heads_f32_run`.
+///
+/// Fields are only ever added at the end; `struct_size` tells which are there, and is the same for all of an array.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct pw_head {
+    /// sizeof(pw_head)
+    pub struct_size: usize,
+    /// The convolution.
+    pub conv: *const pw_conv,
+    /// As for `pw_conv_f32_run`; may be null.
+    pub residual: *const pw_nhwc_f32,
+    /// As for `pw_conv_f32_run`.
+    pub output: *const pw_nhwc_f32,
 }
 
 /// One of the tasks that a run is split into. `context` is the `task_context` that came with it.
@@ -505,7 +575,8 @@ pub unsafe extern "C" fn pw_conv_f32_create(
     conv: *mut *mut pw_conv,
 ) -> pw_status {
     let make = || {
-        // SAFETY: as large as its size says, by this function's contract; its fields are numbers.
+        // SAFETY: as large as its size says, by this function's contract; its fields are numbers and pointers, which may be
+        // null.
         let desc = unsafe { read_growing("desc", desc, offset_of!(pw_conv_desc, isa) + size_of::<i32>()) }?;
         let activation = match entry("activation", &ACTIVATIONS, desc.activation)? {
             PW_IDENTITY => Activation::Identity,
@@ -513,20 +584,49 @@ pub unsafe extern "C" fn pw_conv_f32_create(
             PW_CLAMP => Activation::Clamp { min: desc.param_a, max: desc.param_b },
             PW_SIGMOID => Activation::Sigmoid,
             PW_TANH => Activation::Tanh,
+            PW_LEAKY_RELU => Activation::LeakyRelu { slope: desc.param_a },
+            PW_PRELU => Activation::Prelu,
+            PW_HARD_SIGMOID => Activation::HardSigmoid { alpha: desc.param_a, beta: desc.param_b },
+            PW_HARD_SWISH => Activation::HardSwish,
+            PW_SWISH => Activation::Swish { beta: desc.param_a },
+            PW_GELU => Activation::Gelu,
+            PW_GELU_TANH => Activation::GeluTanh,
+            PW_ELU => Activation::Elu { alpha: desc.param_a },
+            PW_SOFTPLUS => Activation::Softplus,
+            PW_MISH => Activation::Mish,
+        };
+        let residual_order = match desc.flags {
+            0 => ResidualOrder::BeforeActivation,
+            PW_RESIDUAL_AFTER_ACTIVATION => ResidualOrder::AfterActivation,
+            flags => return invalid(format!("flags: expected 0 or {PW_RESIDUAL_AFTER_ACTIVATION}, got {flags}")),
         };
         let (_, isa, _) = entry("isa", &ISAS, desc.isa)?;
         let groups = desc.groups.max(1);
         let mut builder = PointwiseConv::builder(desc.in_channels, desc.out_channels)
             .groups(groups)
             .stride(desc.stride_h.max(1), desc.stride_w.max(1))
-            .activation(activation);
+            .activation(activation)
+            .residual_order(residual_order);
         if let Some(isa) = isa {
             builder = builder.isa(*isa);
         }
         let (k, _) = crate::conv::check_channels(desc.in_channels, desc.out_channels, groups)?;
-        if !bias.is_null() {
+        let per_channel = |what, pointer: *const f32| match pointer.is_null() {
+            true => Ok(None),
             // SAFETY: `out_channels` values, by this function's contract.
-            builder = builder.bias(unsafe { values("bias", bias, desc.out_channels) }?);
+            false => unsafe { values(what, pointer, desc.out_channels) }.map(Some),
+        };
+        if let Some(bias) = per_channel("bias", bias)? {
+            builder = builder.bias(bias);
+        }
+        match (per_channel("scale", desc.scale)?, per_channel("shift", desc.shift)?) {
+            (Some(scale), Some(shift)) => builder = builder.scale_shift(scale, shift),
+            (None, None) => {}
+            (Some(_), None) => return invalid("shift: expected a pointer, as for scale, got null".to_owned()),
+            (None, Some(_)) => return invalid("scale: expected a pointer, as for shift, got null".to_owned()),
+        }
+        if let Some(slopes) = per_channel("slopes", desc.slopes)? {
+            builder = builder.slopes(slopes);
         }
         // A product that saturates is more than memory can hold.
         let len = k.saturating_mul(desc.out_channels);
@@ -570,15 +670,18 @@ pub unsafe extern "C" fn pw_conv_output_shape(
 
 /// Computes the output: at every pixel and for every output channel
 /// ```text
-/// output[n, i, j, f] = activation(residual[n, i, j, f] +
-///                                 (bias[f] + sum over k of input[n, i * stride_h, j * stride_w, k] * weights[f, k]))
+/// sum = bias[f] + sum over k of input[n, i * stride_h, j * stride_w, k] * weights[f, k]
+/// output[n, i, j, f] = activation(residual[n, i, j, f] + (scale[f] * sum + shift[f]))
 /// ```
+/// or, with PW_RESIDUAL_AFTER_ACTIVATION, residual[n, i, j, f] + activation(scale[f] * sum + shift[f]).
+///
 /// The bits do not depend on the ISA, the threads, the strides or the batch: the sum is one chain of fused
 /// multiply-adds, which starts at the bias and takes k in ascending order. Nothing is allocated.
 ///
-/// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. `input` and `residual` are
-/// only read, and may share memory. `output` may not share with them: from the first to the last value of each view,
-/// also where those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
+/// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. It may be the output itself,
+/// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only
+/// read, and may share memory; `output` may not share with them: from the first to the last value of each view, also where
+/// those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
 /// nothing has been written, unless a pool of `pw_pool_create_with` left out tasks.
 ///
 /// # Safety
@@ -597,34 +700,118 @@ pub unsafe extern "C" fn pw_conv_f32_run(
         let conv = unsafe { &read("conv", conv)?.0 };
         // SAFETY: as above.
         let (x, x_addresses) = unsafe { self::input("input", read("input", input)?) }?;
-        let residual = match residual.is_null() {
-            true => None,
-            // SAFETY: as above.
-            false => Some(unsafe { self::input("residual", read("residual", residual)?) }?),
-        };
         // SAFETY: as above.
-        let output = unsafe { read("output", output) }?;
-        let (shape, strides, span) = layout("output", output)?;
-        let written = addresses("output", output.data, span)?;
-        for (what, read) in [("input", Some(&x_addresses)), ("residual", residual.as_ref().map(|(_, read)| read))] {
-            if let Some(read) = read
-                && read.start < written.end
-                && written.start < read.end
-            {
-                return invalid(format!("output: expected memory apart from {what}'s {read:x?}, got {written:x?}"));
-            }
-        }
-        // SAFETY: as above; not null, aligned, and apart from what the other views span.
-        let data = if span == 0 { &mut [] } else { unsafe { slice::from_raw_parts_mut(output.data, span) } };
-        let y = NhwcMut::with_strides(data, shape, strides)?;
+        let mut output = unsafe { Output::new(residual, output) }?;
+        output.check_apart_from("input", &x_addresses)?;
         // SAFETY: as above.
         let executor = unsafe { executor(pool) }?;
-        match residual {
-            Some((residual, _)) => conv.run_residual_with(executor, x, residual, y)?,
-            None => conv.run_with(executor, x, y)?,
+        Ok(run::run_one(executor, conv, &x, output.residual.by_ref(), &mut output.y)?)
+    })
+}
+
+/// Runs several convolutions of the same input in one pass, which reads it from memory once: the heads of a detector,
+/// Inception's reductions, q, k and v. The bits are those of `pw_conv_f32_run` for one after the other. Eight heads share a
+/// pass; more take more.
+///
+/// What is said there holds for each head. Their outputs may not share values with each other, nor with a residual of
+/// another, but they may lie side by side: views of different channels of one tensor, with equal strides.
+///
+/// # Safety
+/// As for `pw_conv_f32_run`; `heads` points to `count` of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pw_heads_f32_run(
+    input: *const pw_nhwc_f32,
+    heads: *const pw_head,
+    count: usize,
+    pool: *const pw_pool,
+) -> pw_status {
+    guard(|| {
+        // SAFETY: this function's contract, for this and all that follow.
+        let (x, x_addresses) = unsafe { self::input("input", read("input", input)?) }?;
+        let mut outputs = Vec::new();
+        let mut at = heads;
+        for _ in 0..count {
+            // SAFETY: as above; its fields are numbers and pointers, which may be null.
+            let head = unsafe { read_growing("heads", at, offset_of!(pw_head, output) + size_of::<usize>()) }?;
+            // SAFETY: as above, for this and what follows.
+            let conv = unsafe { &read("conv", head.conv)?.0 };
+            // SAFETY: as above.
+            outputs.push((conv, unsafe { Output::new(head.residual, head.output) }?));
+            at = at.wrapping_byte_add(head.struct_size);
+        }
+        for (i, (_, output)) in outputs.iter().enumerate() {
+            output.check_apart_from("input", &x_addresses)?;
+            for (_, other) in outputs[..i].iter().chain(&outputs[i + 1..]) {
+                if let Some(read) = &other.residual_addresses {
+                    output.check_apart_from("another head's residual", read)?;
+                }
+                if !output.is_beside(other) {
+                    output.check_apart_from("another head's output", &other.addresses)?;
+                }
+            }
+        }
+        // SAFETY: as above.
+        let executor = unsafe { executor(pool) }?;
+        let mut heads: Vec<Head<'_>> =
+            outputs.into_iter().map(|(conv, output)| Head { conv, residual: output.residual, y: output.y }).collect();
+        Ok(run::run_heads(executor, x, &mut heads)?)
+    })
+}
+
+/// What a run writes, and the residual that it adds.
+struct Output<'a> {
+    y: NhwcMut<'a>,
+    /// From the first to the last value.
+    addresses: Range<usize>,
+    residual: Residual<Nhwc<'a>>,
+    residual_addresses: Option<Range<usize>>,
+}
+
+impl Output<'_> {
+    /// # Safety
+    /// As for `pw_conv_f32_run`.
+    unsafe fn new(residual: *const pw_nhwc_f32, output: *const pw_nhwc_f32) -> Result<Self, Failure> {
+        // SAFETY: this function's contract, for this and all that follow.
+        let view = unsafe { read("output", output) }?;
+        let (shape, strides, span) = layout("output", view)?;
+        let addresses = addresses("output", view.data, span)?;
+        // SAFETY: as above; not null and aligned, if there are any.
+        let values = unsafe { OutputValues::from_raw(view.data, span) };
+        let y = NhwcMut::from_values(values, shape, strides)?;
+        let mut new = Self { y, addresses, residual: Residual::None, residual_addresses: None };
+        if !residual.is_null() {
+            // SAFETY: as above.
+            let residual = unsafe { read("residual", residual) }?;
+            if residual.data == view.data && layout("residual", residual)? == (shape, strides, span) {
+                new.residual = Residual::Output;
+            } else {
+                // SAFETY: as above.
+                let (values, read) = unsafe { input("residual", residual) }?;
+                new.check_apart_from("residual", &read)?;
+                (new.residual, new.residual_addresses) = (Residual::Of(values), Some(read));
+            }
+        }
+        Ok(new)
+    }
+
+    fn check_apart_from(&self, what: &str, other: &Range<usize>) -> Result<(), Failure> {
+        let written = &self.addresses;
+        if other.start < written.end && written.start < other.end {
+            return invalid(format!("output: expected memory apart from {what}'s {other:x?}, got {written:x?}"));
         }
         Ok(())
-    })
+    }
+
+    /// Whether the two are different channels of one tensor.
+    fn is_beside(&self, other: &Self) -> bool {
+        let (first, second) = if self.addresses.start < other.addresses.start { (self, other) } else { (other, self) };
+        let ([n, h, w, channels], [n2, h2, w2, more]) = (first.y.shape(), second.y.shape());
+        let distance = (second.addresses.start - first.addresses.start) / size_of::<f32>();
+        first.y.strides() == second.y.strides()
+            && [n, h, w] == [n2, h2, w2]
+            && distance >= channels
+            && view::check_apart([n, h, w, distance.saturating_add(more)], first.y.strides()).is_ok()
+    }
 }
 
 /// Tells, as text of aligned lines, how a dense input of `input_shape` (four values: images, rows, pixels of a row,

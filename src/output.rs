@@ -20,6 +20,18 @@ impl<'a> OutputValues<'a> {
         Self { start: data.as_mut_ptr(), len: data.len(), exclusive: PhantomData }
     }
 
+    /// # Safety
+    /// `start` points to `len` values that may be written as long as `'a`. Whoever else may touch some of them then, is told
+    /// apart from the owner of this as [`slice_mut`](Self::slice_mut) says.
+    #[cfg(feature = "capi")]
+    pub unsafe fn from_raw(start: *mut f32, len: usize) -> Self {
+        Self { start, len, exclusive: PhantomData }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Those from `offset` on.
     pub fn from(self, offset: usize) -> Self {
         let offset = offset.min(self.len);
@@ -66,6 +78,6 @@ impl OutputPixels<'_> {
 
     /// Values from the first pixel to the end of the tensor.
     pub fn len(&self) -> usize {
-        self.values.len
+        self.values.len()
     }
 }

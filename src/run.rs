@@ -14,9 +14,9 @@ use core::{array, ops::Range, slice};
 /// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
 #[derive(Debug)]
 pub struct Head<'a> {
-    conv: &'a PointwiseConv,
-    residual: Residual<Nhwc<'a>>,
-    y: NhwcMut<'a>,
+    pub(crate) conv: &'a PointwiseConv,
+    pub(crate) residual: Residual<Nhwc<'a>>,
+    pub(crate) y: NhwcMut<'a>,
 }
 
 impl<'a> Head<'a> {

@@ -194,22 +194,16 @@ impl<'a> NhwcMut<'a> {
     /// assert_eq!(overlap, Error::Overlap { axis: "pixels", size: 2, extent: 2, stride: 1 });
     /// ```
     pub fn with_strides(data: &'a mut [f32], shape: Shape, strides: Strides) -> Result<Self, Error> {
-        Nhwc::with_strides(data, shape, strides)?;
-        if !shape.contains(&0) {
-            let [n, h, w, c] = shape;
-            let [batch, row, pixel] = strides;
-            let mut axes = [("pixels", w, pixel), ("rows", h, row), ("images", n, batch)];
-            axes.sort_by_key(|(_, _, stride)| *stride);
-            let mut extent = c;
-            for (axis, size, stride) in axes.into_iter().filter(|(_, size, _)| *size > 1) {
-                if stride < extent {
-                    return Err(Error::Overlap { axis, size, extent, stride });
-                }
-                // At most the span, which has been checked: no overflow.
-                extent += (size - 1) * stride;
-            }
+        Self::from_values(OutputValues::new(data), shape, strides)
+    }
+
+    pub(crate) fn from_values(values: OutputValues<'a>, shape: Shape, strides: Strides) -> Result<Self, Error> {
+        let expected = span("view", shape, strides)?;
+        if values.len() < expected {
+            return Err(Error::Length { what: "view", expected, actual: values.len() });
         }
-        Ok(Self { values: OutputValues::new(data), shape, strides })
+        check_apart(shape, strides)?;
+        Ok(Self { values, shape, strides })
     }
 
     /// `[batch, height, width, channels]`.
@@ -299,6 +293,26 @@ impl<'a> NhwcMut<'a> {
     pub(crate) fn pixels(&self, stride: usize) -> OutputPixels<'a> {
         OutputPixels { values: self.values, stride }
     }
+}
+
+/// Whether no two pixels share a value. What they span has been checked.
+pub(crate) fn check_apart(shape: Shape, strides: Strides) -> Result<(), Error> {
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let [n, h, w, c] = shape;
+    let [batch, row, pixel] = strides;
+    let mut axes = [("pixels", w, pixel), ("rows", h, row), ("images", n, batch)];
+    axes.sort_by_key(|(_, _, stride)| *stride);
+    let mut extent = c;
+    for (axis, size, stride) in axes.into_iter().filter(|(_, size, _)| *size > 1) {
+        if stride < extent {
+            return Err(Error::Overlap { axis, size, extent, stride });
+        }
+        // At most the span: no overflow.
+        extent += (size - 1) * stride;
+    }
+    Ok(())
 }
 
 /// Where a pixel starts. Inside the shape the span's check holds, and nothing overflows.

@@ -19,6 +19,10 @@ fn desc(in_channels: usize, out_channels: usize) -> pw_conv_desc {
         param_a: 0.0,
         param_b: 0.0,
         isa: 0,
+        scale: null(),
+        shift: null(),
+        slopes: null(),
+        flags: 0,
     }
 }
 
@@ -105,7 +109,7 @@ fn descriptions_are_checked() {
     assert_eq!(status, PW_INVALID_ARGUMENT);
     assert!(words.starts_with("desc: expected struct_size"), "{words}");
     let (_, words) = refused(pw_conv_desc { activation: 99, ..desc(3, 4) });
-    assert_eq!(words, "activation: expected 0 to 4, got 99");
+    assert_eq!(words, "activation: expected 0 to 14, got 99");
     let (_, words) = refused(pw_conv_desc { isa: -1, ..desc(3, 4) });
     assert_eq!(words, "isa: expected 0 to 4, got -1");
     let (_, words) = refused(pw_conv_desc { groups: 2, ..desc(3, 4) });
@@ -119,6 +123,18 @@ fn descriptions_are_checked() {
     assert!(words.starts_with(&format!("bias: {} values from 0x", usize::MAX)), "{words}");
     let (status, words) = refused(desc(0, usize::MAX));
     assert_eq!(status, PW_OUT_OF_RESOURCES, "{words}");
+    let (_, words) = refused(pw_conv_desc { scale: weights.as_ptr(), ..desc(3, 4) });
+    assert_eq!(words, "shift: expected a pointer, as for scale, got null");
+    let (_, words) = refused(pw_conv_desc { shift: weights.as_ptr(), ..desc(3, 4) });
+    assert_eq!(words, "scale: expected a pointer, as for shift, got null");
+    let (_, words) = refused(pw_conv_desc { activation: 6, ..desc(3, 4) });
+    assert_eq!(words, "slopes: expected 4 values, got 0");
+    let (_, words) = refused(pw_conv_desc { slopes: weights.as_ptr(), ..desc(3, 4) });
+    assert_eq!(words, "slopes: expected 0 values, got 4");
+    let (_, words) = refused(pw_conv_desc { flags: 2, ..desc(3, 4) });
+    assert_eq!(words, "flags: expected 0 or 1, got 2");
+    let (_, words) = refused(pw_conv_desc { activation: 12, param_a: f32::NAN, ..desc(3, 4) });
+    assert_eq!(words, "alpha: expected a finite number, got NaN");
     let missing = if cfg!(target_arch = "aarch64") { 2 } else { 4 };
     let (status, words) = refused(pw_conv_desc { isa: missing, ..desc(3, 4) });
     assert_eq!(status, PW_UNAVAILABLE, "{words}");
@@ -332,4 +348,109 @@ fn isas_are_listed() {
         assert_eq!(CStr::from_ptr(pw_status_name(-1)), c"unknown");
     }
     assert_eq!(pw_version(), PW_VERSION);
+}
+
+#[test]
+fn every_activation_is_that_of_rust() {
+    use pointwise::Activation::*;
+    let x: Vec<f32> = (-40..40).map(|i| i as f32 * 0.37).collect();
+    let (slopes, scale, shift) = ([0.25f32], [1.5f32], [-0.125f32]);
+    let ours = [
+        Identity,
+        Relu,
+        Clamp { min: 0.3, max: 0.7 },
+        Sigmoid,
+        Tanh,
+        LeakyRelu { slope: 0.3 },
+        Prelu,
+        HardSigmoid { alpha: 0.3, beta: 0.7 },
+        HardSwish,
+        Swish { beta: 0.3 },
+        Gelu,
+        GeluTanh,
+        Elu { alpha: 0.3 },
+        Softplus,
+        Mish,
+    ];
+    let shape = [1, 1, x.len(), 1];
+    for (number, activation) in ours.into_iter().enumerate() {
+        let prelu = activation == Prelu;
+        let desc = pw_conv_desc {
+            activation: number as i32,
+            param_a: 0.3,
+            param_b: 0.7,
+            scale: scale.as_ptr(),
+            shift: shift.as_ptr(),
+            slopes: if prelu { slopes.as_ptr() } else { null() },
+            flags: PW_RESIDUAL_AFTER_ACTIVATION,
+            ..desc(1, 1)
+        };
+        let conv = create(&desc, &[2.0], None).unwrap();
+        let builder = pointwise::PointwiseConv::builder(1, 1)
+            .activation(activation)
+            .scale_shift(&scale, &shift)
+            .residual_order(pointwise::ResidualOrder::AfterActivation);
+        let ours = if prelu { builder.slopes(&slopes) } else { builder }.build(&[2.0]).unwrap();
+        let (mut expected, mut y) = (vec![3.0; x.len()], vec![3.0; x.len()]);
+        let view_of_x = pointwise::Nhwc::new(&x, shape).unwrap();
+        ours.run_accumulate(view_of_x, pointwise::NhwcMut::new(&mut expected, shape).unwrap()).unwrap();
+        // The residual is the output itself.
+        let out = pw_nhwc_f32 { data: y.as_mut_ptr(), ..view(&[], shape) };
+        run(conv, &view(&x, shape), &out, &out, null()).unwrap();
+        assert_eq!(y, expected, "{activation:?}");
+        // SAFETY: created above.
+        unsafe { pw_conv_destroy(conv) };
+    }
+}
+
+#[test]
+fn the_first_version_of_a_description_is_understood() {
+    let first =
+        pw_conv_desc { struct_size: std::mem::offset_of!(pw_conv_desc, scale), flags: usize::MAX, ..desc(1, 1) };
+    let conv = create(&first, &[2.0], None).unwrap();
+    let (x, mut y) = ([1.5], [0.0]);
+    let out = pw_nhwc_f32 { data: y.as_mut_ptr(), ..view(&[], [1, 1, 1, 1]) };
+    run(conv, &view(&x, [1, 1, 1, 1]), null(), &out, null()).unwrap();
+    assert_eq!(y, [3.0]);
+    // SAFETY: created above.
+    unsafe { pw_conv_destroy(conv) };
+}
+
+#[test]
+fn heads_write_side_by_side_and_not_into_each_other() {
+    let convs = [[1.0, 1.0], [1.0, -1.0], [2.0, 0.0]].map(|weights| create(&desc(2, 1), &weights, None).unwrap());
+    let (x, mut y) = ([1.0, 2.0, 3.0, 5.0], [0.0f32; 6]);
+    let x = view(&x, [1, 1, 2, 2]);
+    let channel =
+        |data: *mut f32, c| pw_nhwc_f32 { data: data.wrapping_add(c), pixel_stride: 3, ..view(&[], [1, 1, 2, 1]) };
+    let start = y.as_mut_ptr();
+    let run = |outputs: [pw_nhwc_f32; 3], residual: *const pw_nhwc_f32| {
+        let head =
+            |i: usize| pw_head { struct_size: size_of::<pw_head>(), conv: convs[i], residual, output: &outputs[i] };
+        let heads = [head(0), head(1), head(2)];
+        // SAFETY: as long as the shapes say; what is wrong is found before it is read.
+        match unsafe { pw_heads_f32_run(&x, heads.as_ptr(), 3, null()) } {
+            PW_OK => Ok(()),
+            status => Err((status, words())),
+        }
+    };
+    run([channel(start, 0), channel(start, 1), channel(start, 2)], null()).unwrap();
+    assert_eq!(y, [3.0, -1.0, 2.0, 8.0, -2.0, 6.0]);
+    for outputs in [
+        [channel(start, 0), channel(start, 1), channel(start, 1)],
+        // Two channels wide, into the next head's.
+        [pw_nhwc_f32 { c: 1, pixel_stride: 2, ..channel(start, 0) }, channel(start, 1), channel(start, 2)],
+    ] {
+        let (status, words) = run(outputs, null()).unwrap_err();
+        assert_eq!(status, PW_INVALID_ARGUMENT);
+        assert!(words.starts_with("output: expected memory apart from another head's output's "), "{words}");
+    }
+    let residual = view(&[1.0, 2.0], [1, 1, 2, 1]);
+    run([channel(start, 0), channel(start, 1), channel(start, 2)], &residual).unwrap();
+    assert_eq!(y, [4.0, 0.0, 3.0, 10.0, 0.0, 8.0]);
+    // Another head's output as a residual.
+    let (_, words) = run([channel(start, 0), channel(start, 1), channel(start, 2)], &channel(start, 1)).unwrap_err();
+    assert!(words.contains("memory apart from"), "{words}");
+    // SAFETY: created above.
+    convs.into_iter().for_each(|conv| unsafe { pw_conv_destroy(conv) });
 }

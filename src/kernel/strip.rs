@@ -51,6 +51,15 @@ impl<T> Residual<T> {
         }
     }
 
+    #[cfg(feature = "capi")]
+    pub fn by_ref(&self) -> Residual<&T> {
+        match self {
+            Residual::None => Residual::None,
+            Residual::Of(values) => Residual::Of(values),
+            Residual::Output => Residual::Output,
+        }
+    }
+
     pub fn as_ref(&self) -> Option<&T> {
         if let Residual::Of(values) = self { Some(values) } else { None }
     }

@@ -178,7 +178,6 @@ static void test_errors(void) {
     FAILS(PW_INVALID_ARGUMENT, "output: expected an address", pw_conv_f32_run(conv, &input, NULL, &bad, NULL));
     bad.data = x + 1;
     FAILS(PW_INVALID_ARGUMENT, "output: expected memory apart", pw_conv_f32_run(conv, &input, NULL, &bad, NULL));
-    FAILS(PW_INVALID_ARGUMENT, "output: expected memory apart", pw_conv_f32_run(conv, &input, &output, &output, NULL));
     bad = output, bad.w = 2;
     FAILS(PW_INVALID_ARGUMENT, "output: expected shape", pw_conv_f32_run(conv, &input, NULL, &bad, NULL));
     bad = output, bad.w = 2, bad.pixel_stride = 1;
@@ -186,6 +185,20 @@ static void test_errors(void) {
     bad = output, bad.n = SIZE_MAX;
     FAILS(PW_INVALID_ARGUMENT, "output: shape", pw_conv_f32_run(conv, &input, NULL, &bad, NULL));
     CHECK(y[0] == 5 && y[1] == 5);
+
+    // In place, and two heads side by side.
+    float plain[2], both[4];
+    pw_nhwc_f32 apart = output, left = output, right = output;
+    apart.data = plain, left.data = both, right.data = both + 2;
+    CHECK(pw_conv_f32_run(conv, &input, NULL, &apart, NULL) == PW_OK);
+    CHECK(pw_conv_f32_run(conv, &input, &output, &output, NULL) == PW_OK);
+    CHECK(y[0] == 5 + plain[0] && y[1] == 5 + plain[1]);
+    pw_head heads[2] = {{.struct_size = sizeof *heads, .conv = conv, .output = &left},
+                        {.struct_size = sizeof *heads, .conv = conv, .output = &right}};
+    CHECK(pw_heads_f32_run(&input, heads, 2, NULL) == PW_OK);
+    CHECK(!memcmp(both, plain, sizeof plain) && !memcmp(both + 2, plain, sizeof plain));
+    heads[1].output = &left;
+    FAILS(PW_INVALID_ARGUMENT, "output: expected memory apart", pw_heads_f32_run(&input, heads, 2, NULL));
 
     char text[16];
     size_t length = 0;
