@@ -5,6 +5,10 @@
 //! Attention Networks", 2018) learn such a map: the pulse shows only where there is skin, so a 1x1 convolution with a
 //! sigmoid weighs each pixel before the signal is taken. Here the weights are not learned but written: [`skin_weights`].
 //!
+//! The sigmoid is the convolution's own. That the mask is multiplied into another tensor is not: that tensor comes from other
+//! layers, DeepPhys divides the mask by its sum over the picture first, and the multiplication reads and writes a tensor that
+//! the convolution has no part in. It is a pass of its own, wherever it stands.
+//!
 //! ```text
 //! cargo run --release --example attention_mask -- IN.png OUT.png
 //! cargo run --release --example attention_mask                     # draws a picture of its own

@@ -30,7 +30,7 @@
 //! Every output is ONE chain of fused multiply-adds, which starts at the bias and takes k in ascending order:
 //!
 //! ```text
-//! acc = b[f];  for k in 0..K { acc = fma(x[k], w[f][k], acc) };  y = act(residual + acc)
+//! acc = b[f];  for k in 0..K { acc = fma(x[k], w[f][k], acc) };  y = what follows the sum (acc)
 //! ```
 //!
 //! So the result does not depend on the instruction set, the register tile, the number of threads, the batch, where the
@@ -39,6 +39,29 @@
 //! instruction set. Payload and sign of a NaN are the only exception. A NaN in gives a NaN out, denormals are kept, and
 //! the floating-point environment is neither read nor changed; it is expected to be the default one (round to nearest, no
 //! flushing of denormals). [`mod@reference`] is the definition, in plain loops.
+//!
+//! # What follows the sum
+//!
+//! Before a value is stored, and without another pass over memory:
+//!
+//! ```text
+//! b + w x --> scale, shift --> + --> activation --> + --> y
+//!                              ^                    ^
+//!                              residual             or here
+//! ```
+//!
+//! * [`Builder::scale_shift`], per output channel, is one more fused multiply-add. A batch norm rather goes into the weights:
+//!   [`fold_batch_norm`].
+//! * A residual is a tensor ([`PointwiseConv::run_residual`]) or what the output holds ([`PointwiseConv::run_accumulate`]),
+//!   and is added before the activation or after it ([`Builder::residual_order`]).
+//! * [`Activation`] has what published models put behind a convolution, from relu to gelu, each within a documented error.
+//! * Several convolutions of the same input take one pass ([`run_heads`]), and write side by side into one tensor where they
+//!   are given its channels ([`NhwcMut::split_channels`]).
+//!
+//! What that costs beside the sum, on a Zen 5 for 28 x 28 pixels and 128 output channels: relu, clamp, prelu, leaky relu and a
+//! residual before the activation are done in registers, within 2 % at K = 64. All else takes a way through the L1 cache, 1 ns
+//! for 16 outputs or 4 % at K = 256; with it elu takes 1.9 ns, silu 2.4, tanh 3.0, sigmoid 3.4, mish 3.7, gelu 3.9 or, by the
+//! error function, 5.1.
 //!
 //! # How it is done
 //!

@@ -9,7 +9,9 @@ use libfuzzer_sys::{
     arbitrary::{Result, Unstructured},
     fuzz_target,
 };
-use pointwise::{Activation, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape, Strides, reference::Reference};
+use pointwise::{
+    Activation, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides, reference::Reference,
+};
 use std::ops::RangeInclusive;
 
 /// A value that no sum gives by chance.
@@ -37,7 +39,11 @@ struct Case {
     /// Values behind the last pixel.
     tail: usize,
     bias: bool,
+    scale_shift: bool,
     activation: u8,
+    residual_order: ResidualOrder,
+    /// The residual is what the output holds.
+    in_place: bool,
     threads: usize,
     seed: u64,
     /// Values as they are, or ordinary numbers made of them.
@@ -68,7 +74,10 @@ impl Case {
             residual_strides: if u.arbitrary()? { Some(strides_to_read(u, output)?) } else { None },
             tail: u.int_in_range(0..=3)?,
             bias: u.arbitrary()?,
-            activation: u.int_in_range(0..=13)?,
+            scale_shift: u.arbitrary()?,
+            activation: u.int_in_range(0..=14)?,
+            residual_order: *u.choose(&[ResidualOrder::BeforeActivation, ResidualOrder::AfterActivation])?,
+            in_place: u.arbitrary()?,
             threads: u.int_in_range(1..=5)?,
             seed: u.arbitrary()?,
             raw: u.arbitrary()?,
@@ -205,18 +214,33 @@ fuzz_target!(|input: &[u8]| {
         10 => Activation::GeluTanh,
         11 => Activation::Elu { alpha: values.next() },
         12 => Activation::Softplus,
+        13 => Activation::Prelu,
         _ => Activation::Mish,
     };
 
-    let mut expected = vec![CANARY; span(case.output, case.output_strides) + case.tail];
-    let mut actual = expected.clone();
+    let slopes = (activation == Activation::Prelu).then(|| values.vec(out_channels));
+    let [scale, shift] = [values.vec(out_channels), values.vec(out_channels)];
+    let scale_shift = case.scale_shift.then_some((&scale[..], &shift[..]));
+
+    let mut before = vec![CANARY; span(case.output, case.output_strides) + case.tail];
+    if let Some(residual) = residual.filter(|_| case.in_place) {
+        let [n, h, w, _] = case.output;
+        let mut y = case.view(&mut before);
+        for (n, h, w) in (0..n).flat_map(|n| (0..h).flat_map(move |h| (0..w).map(move |w| (n, h, w)))) {
+            y.pixel_mut(n, h, w).expect("a pixel").copy_from_slice(residual.pixel(n, h, w).expect("a pixel"));
+        }
+    }
+    let (mut expected, mut actual) = (before.clone(), before.clone());
     let reference = Reference {
         out_channels,
         stride: case.stride,
         groups: case.groups,
         weights: &weights,
         bias: bias.as_deref(),
+        scale_shift,
         activation,
+        slopes: slopes.as_deref(),
+        residual: case.residual_order,
     };
     let defined = reference.run(x, residual, case.view(&mut expected));
 
@@ -225,8 +249,11 @@ fuzz_target!(|input: &[u8]| {
             .stride(case.stride.0, case.stride.1)
             .groups(case.groups)
             .activation(activation)
+            .residual_order(case.residual_order)
             .isa(isa);
         let builder = bias.as_ref().map_or(builder, |bias| builder.bias(bias));
+        let builder = scale_shift.map_or(builder, |(scale, shift)| builder.scale_shift(scale, shift));
+        let builder = slopes.as_ref().map_or(builder, |slopes| builder.slopes(slopes));
         let conv = match (builder.build(&weights), &defined) {
             (Ok(conv), Ok(())) => conv,
             // A clamp without order, or a parameter that is not finite. The error may hold a NaN and not equal itself.
@@ -236,9 +263,10 @@ fuzz_target!(|input: &[u8]| {
             }
             (built, _) => panic!("{isa}, {case:?}, {activation:?}: expected {defined:?}, got {built:?}"),
         };
-        actual.fill(CANARY);
+        actual.copy_from_slice(&before);
         let executor = Shuffled { threads: case.threads, seed: case.seed };
         let ran = match residual {
+            Some(_) if case.in_place => conv.run_accumulate_with(&executor, x, case.view(&mut actual)),
             Some(residual) => conv.run_residual_with(&executor, x, residual, case.view(&mut actual)),
             None => conv.run_with(&executor, x, case.view(&mut actual)),
         };
