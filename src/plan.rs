@@ -535,8 +535,8 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
     // Of one group or two: columns cost a load for every four values, weights one each.
     let step = |groups: usize| {
         let loads = (groups * L::LANES.div_ceil(4) + f) * tuning.load;
-        // Shuffles hold up some multiply-adds: eight channels reach 83 % of the peak.
-        (groups * f * tuning.fma * 6 / 5).max(loads).max(tuning.latency)
+        // Shuffles hold up some multiply-adds: eight channels reach 83 % of the peak alone, and less behind tiles.
+        (groups * f * tuning.fma * 4 / 3).max(loads).max(tuning.latency)
     };
     let steps = pairs * step(2) + (groups - 2 * pairs) * step(1);
     k.saturating_mul(steps).saturating_add(groups * (tuning.group + f * tuning.channel) + tuning.call)

@@ -1,6 +1,6 @@
-//! A run allocates nothing, alone or on a pool.
+//! A run allocates nothing, alone, on a pool, or as a head.
 
-use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv, Pool};
+use pointwise::{Activation, Head, Nhwc, NhwcMut, PointwiseConv, Pool, run_heads};
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicUsize, Ordering},
@@ -37,17 +37,22 @@ fn a_run_allocates_nothing() {
         let weights = vec![0.5; k * f];
         let conv = PointwiseConv::builder(k, f).activation(Activation::Tanh).build(&weights).expect("it builds");
         let (x, mut y) = (vec![1.0; pixels * k], vec![0.0; pixels * f]);
-        let mut run = |pooled: bool| {
+        let mut run = |how: usize| {
             let x = Nhwc::new(&x, [1, 1, pixels, k]).expect("a view");
             let y = NhwcMut::new(&mut y, [1, 1, pixels, f]).expect("a view");
-            if pooled { conv.run_with(&pool, x, y) } else { conv.run(x, y) }.expect("it runs");
+            match how {
+                0 => conv.run(x, y),
+                1 => conv.run_with(&pool, x, y),
+                _ => run_heads(&pool, x, &mut [Head::new(&conv, y)]),
+            }
+            .expect("it runs");
         };
         // The pool's threads are started, and names of threads are set, by the first run at the latest.
-        run(true);
+        run(1);
         // What the test harness allocates meanwhile, it allocates once; a run would each time.
         let quiet = (0..5).any(|_| {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
-            [false, true, true].into_iter().for_each(&mut run);
+            [0, 1, 1, 2].into_iter().for_each(&mut run);
             ALLOCATIONS.load(Ordering::Relaxed) == before
         });
         assert!(quiet, "F {f}: a run allocates");

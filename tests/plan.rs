@@ -53,6 +53,14 @@ fn few_channels_take_the_narrow_kernel() {
 }
 
 #[test]
+fn half_a_vector_is_shared_by_two_pixels() {
+    for isa in common::isas().iter().filter(|isa| **isa == Isa::Avx512) {
+        let plan = conv(144, 24, *isa).plan([1, 56, 56, 144], &pointwise::Serial).unwrap();
+        assert_eq!((plan.kernel, plan.tile.1), (Kernel::HalfTile, 24));
+    }
+}
+
+#[test]
 fn it_prints_as_a_table() {
     let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], &pointwise::Serial).unwrap();
     let expected = "\

@@ -31,7 +31,7 @@ use core::ops::Range;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
-/// Runs `tiles` tiles of `MR` pixels by `NV` vectors, the last of them half, down the strip, from its first pixel on.
+/// Runs `tiles` tiles of `MR` pixels by `NV` vectors, with `HALF` the last of them half, down the strip, from its first pixel on.
 pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(
     simd: L,
     strip: &Strip<'_>,
