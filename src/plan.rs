@@ -24,6 +24,8 @@ struct Tuning {
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
     hidden_stores: usize,
     store: usize,
+    /// Each vector of a tile whose output channels are not all there: it is finished out of line.
+    partial: usize,
     /// Each pixel of a tile beyond 8, for their addresses; a tile of one vector, where quads are shuffled, costs ten.
     pixel: usize,
     /// A call of a kernel: its setup, and the end that overlaps with nothing.
@@ -57,13 +59,14 @@ fn tuning(isa: Isa) -> Tuning {
         latency: 32,
         hidden_stores,
         store: 8,
+        partial: 40,
         pixel,
         call: 320,
         group,
         channel,
     };
     match isa {
-        Isa::Scalar => Tuning { latency: 4, call: 0, ..tuning(usize::MAX, 0, 0, 0) },
+        Isa::Scalar => Tuning { latency: 4, partial: 0, call: 0, ..tuning(usize::MAX, 0, 0, 0) },
         Isa::Neon => tuning(usize::MAX, 0, 40, 4),
         Isa::Avx2 => tuning(usize::MAX, 0, 80, 8),
         Isa::Avx512 => tuning(14, 16, 160, 16),
@@ -487,9 +490,12 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
         }
         for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
             let panels = tail.panels(f);
+            let partial = |nv: usize, all: usize| {
+                if f.is_multiple_of(all) { 0 } else { pixels.saturating_mul(nv * tuning.partial) }
+            };
             let tail_cost = match tail {
                 Tail::Panel => 0,
-                Tail::Half => cost(L::half_tiles(), 3),
+                Tail::Half => cost(L::half_tiles(), 3).saturating_add(partial(2, PANEL / 2)),
                 Tail::Narrow => narrow_cost::<L>(tuning, k, f % PANEL, pixels),
             };
             for width in (1..=widest.min(panels.max(1))).rev() {
@@ -498,6 +504,9 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                 let mut cost = tail_cost.saturating_add((chunks - wider).saturating_mul(costs[equal - 1]));
                 if wider > 0 {
                     cost = cost.saturating_add(wider.saturating_mul(costs[equal]));
+                }
+                if tail == Tail::Panel {
+                    cost = cost.saturating_add(partial(divide_up(equal * PANEL, L::LANES), L::LANES));
                 }
                 if cost < best.0 {
                     best = (cost, Choice { panels: width, tail, small });
