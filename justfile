@@ -29,8 +29,8 @@ header:
 test-c: header
     tests/c/run target/capi
 
-fuzz seconds="60":
-    RUSTC_BOOTSTRAP=1 cargo fuzz run convolution -- -max_total_time={{seconds}}
+fuzz seconds="60" target="convolution":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
 
 ci:
     .ci/run

@@ -15,7 +15,7 @@
  * shape says cannot be known. What a function takes on trust stands under "Safety".
  *
  * Ownership: what a function creates, its destroy function frees, once nothing uses it any more. The library keeps no
- * pointer to the caller's memory after a call, but for an executor's context.
+ * pointer to the caller's memory after a call, but for an executor's context and packed bytes that are not copied.
  *
  * Threads: any number may use a convolution, or a pool, at the same time. The last error is each thread's own.
  */
@@ -42,6 +42,13 @@
 
 /// For `flags` of a `pw_conv_desc`: a residual is added after the activation rather than before it.
 #define PW_RESIDUAL_AFTER_ACTIVATION 1
+
+/// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
+#define PW_PACKED_COPY 1
+
+/// Of `pw_conv_f32_create_packed`: only the header is checked, and the time does not depend on the size. Where the other
+/// bytes are damaged, outputs are wrong.
+#define PW_PACKED_HEADER_ONLY 2
 
 /// What a call came to. Where it is not `PW_OK`, `pw_last_error` says why.
 typedef enum pw_status {
@@ -258,14 +265,14 @@ enum pw_status pw_conv_f32_create(const struct pw_conv_desc *desc, const float *
 /// Destroys a convolution. Null is let pass.
 ///
 /// # Safety
-/// `conv` is null or came from `pw_conv_f32_create`, is not in use, and is not used again.
+/// `conv` is null or came from `pw_conv_f32_create` or `pw_conv_f32_create_packed`, is not in use, and is not used again.
 void pw_conv_destroy(struct pw_conv *conv);
 
 /// Sets `output_shape` to the shape of the output for an input of `input_shape`, four values each: images, rows, pixels
 /// of a row, channels. The output has ceil(rows / stride_h) rows of ceil(pixels / stride_w) pixels.
 ///
 /// # Safety
-/// `conv` came from `pw_conv_f32_create`, `input_shape` points to four values, `output_shape` to room for four.
+/// `conv` came from a create function, `input_shape` points to four values, `output_shape` to room for four.
 enum pw_status pw_conv_output_shape(const struct pw_conv *conv, const size_t *input_shape, size_t *output_shape);
 
 /// Computes the output: at every pixel and for every output channel
@@ -343,6 +350,33 @@ enum pw_status pw_pool_create_with(const struct pw_executor *executor, struct pw
 /// # Safety
 /// `pool` is null or came from `pw_pool_create` or `pw_pool_create_with`, is not in use, and is not used again.
 void pw_pool_destroy(struct pw_pool *pool);
+
+/// Sets `*size` to the bytes that `pw_conv_pack` writes.
+///
+/// # Safety
+/// `conv` is null or came from a create function, `size` is null or points to room for one.
+enum pw_status pw_conv_packed_size(const struct pw_conv *conv, size_t *size);
+
+/// Writes all that the convolution is, but for its ISA, to `buffer`, which has `size` bytes, as many as
+/// `pw_conv_packed_size` tells. They may be kept in a file, and loaded by any machine of the same byte order, whatever
+/// its ISA. docs/packed-format.md describes them.
+///
+/// # Safety
+/// `conv` is null or came from a create function; `buffer` is null or points to room for `size` bytes, which nobody else
+/// reads or writes meanwhile.
+enum pw_status pw_conv_pack(const struct pw_conv *conv, void *buffer, size_t size);
+
+/// Creates a convolution of the `size` bytes that `pw_conv_pack` wrote, and sets `*conv` to it, or to null on failure.
+/// `pw_conv_destroy` frees it. `isa` is a `pw_isa`; `flags` are 0, or some of PW_PACKED_COPY and PW_PACKED_HEADER_ONLY.
+///
+/// Unless PW_PACKED_COPY is among them nothing is copied: `bytes`, a mapped file for instance, start at an address
+/// divisible by 64, and stay as they are until the convolution is destroyed. Bytes that are damaged, of another version or
+/// of no convolution are refused.
+///
+/// # Safety
+/// `bytes` is null or points to `size` bytes that nobody writes or frees before the convolution is destroyed, with
+/// PW_PACKED_COPY before this function returns. `conv` is null or points to room for a pointer.
+enum pw_status pw_conv_f32_create_packed(const void *bytes, size_t size, uint32_t flags, int32_t isa, struct pw_conv **conv);
 
 #ifdef __cplusplus
 }  // extern "C"

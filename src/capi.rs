@@ -55,7 +55,7 @@
 #![allow(non_camel_case_types, reason = "C's names")]
 
 use crate::{
-    Activation, Error, Executor, Head, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, ResidualOrder, Serial, Shape,
+    Activation, Error, Executor, Head, Isa, Nhwc, NhwcMut, PointwiseConv, Pool, ResidualOrder, Serial, Shape, Verify,
     kernel::Residual, output::OutputValues, run, view,
 };
 use core::{
@@ -203,6 +203,12 @@ impl From<Isa> for pw_isa {
         ISAS.into_iter().find(|(_, ours, _)| *ours == Some(isa)).map_or(PW_ISA_AUTO, |(isa, ..)| isa)
     }
 }
+
+/// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
+pub const PW_PACKED_COPY: u32 = 1;
+/// Of `pw_conv_f32_create_packed`: only the header is checked, and the time does not depend on the size. Where the other
+/// bytes are damaged, outputs are wrong.
+pub const PW_PACKED_HEADER_ONLY: u32 = 2;
 
 /// A convolution: packed weights, and all that is decided before an input is seen. It never changes: any number of
 /// threads may use one at the same time.
@@ -430,12 +436,12 @@ unsafe fn read_growing<T>(what: &str, pointer: *const T, least: usize) -> Result
 const MOST_THREADS: usize = 4096;
 
 /// The addresses of `len` values. None at all lie nowhere, and their pointer may be null.
-fn addresses(what: &str, pointer: *const f32, len: usize) -> Result<Range<usize>, Failure> {
+fn addresses<T>(what: &str, pointer: *const T, len: usize) -> Result<Range<usize>, Failure> {
     if len == 0 {
         return Ok(0..0);
     }
     check_pointer(what, pointer)?;
-    let bytes = len.checked_mul(size_of::<f32>()).filter(|bytes| *bytes <= isize::MAX as usize);
+    let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| *bytes <= isize::MAX as usize);
     match bytes.and_then(|bytes| pointer.addr().checked_add(bytes)) {
         Some(end) => Ok(pointer.addr()..end),
         None => invalid(format!("{what}: {len} values from {pointer:p} on are more than memory can hold")),
@@ -444,7 +450,7 @@ fn addresses(what: &str, pointer: *const f32, len: usize) -> Result<Range<usize>
 
 /// # Safety
 /// `pointer` is null, misaligned, or points to `len` values that live for `'a` and are not written meanwhile.
-unsafe fn values<'a>(what: &str, pointer: *const f32, len: usize) -> Result<&'a [f32], Failure> {
+unsafe fn values<'a, T>(what: &str, pointer: *const T, len: usize) -> Result<&'a [T], Failure> {
     let addresses = addresses(what, pointer, len)?;
     if addresses.is_empty() {
         return Ok(&[]);
@@ -640,7 +646,7 @@ pub unsafe extern "C" fn pw_conv_f32_create(
 /// Destroys a convolution. Null is let pass.
 ///
 /// # Safety
-/// `conv` is null or came from `pw_conv_f32_create`, is not in use, and is not used again.
+/// `conv` is null or came from `pw_conv_f32_create` or `pw_conv_f32_create_packed`, is not in use, and is not used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pw_conv_destroy(conv: *mut pw_conv) {
     // SAFETY: this function's contract.
@@ -651,7 +657,7 @@ pub unsafe extern "C" fn pw_conv_destroy(conv: *mut pw_conv) {
 /// of a row, channels. The output has ceil(rows / stride_h) rows of ceil(pixels / stride_w) pixels.
 ///
 /// # Safety
-/// `conv` came from `pw_conv_f32_create`, `input_shape` points to four values, `output_shape` to room for four.
+/// `conv` came from a create function, `input_shape` points to four values, `output_shape` to room for four.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pw_conv_output_shape(
     conv: *const pw_conv,
@@ -919,6 +925,88 @@ pub unsafe extern "C" fn pw_pool_create_with(executor: *const pw_executor, pool:
 pub unsafe extern "C" fn pw_pool_destroy(pool: *mut pw_pool) {
     // SAFETY: this function's contract.
     unsafe { destroy("pool", pool) }
+}
+
+/// Sets `*size` to the bytes that `pw_conv_pack` writes.
+///
+/// # Safety
+/// `conv` is null or came from a create function, `size` is null or points to room for one.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pw_conv_packed_size(conv: *const pw_conv, size: *mut usize) -> pw_status {
+    // SAFETY: this function's contract.
+    guard(|| unsafe { write("size", size, read("conv", conv)?.0.packed_len()) })
+}
+
+/// Writes all that the convolution is, but for its ISA, to `buffer`, which has `size` bytes, as many as
+/// `pw_conv_packed_size` tells. They may be kept in a file, and loaded by any machine of the same byte order, whatever
+/// its ISA. docs/packed-format.md describes them.
+///
+/// # Safety
+/// `conv` is null or came from a create function; `buffer` is null or points to room for `size` bytes, which nobody else
+/// reads or writes meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pw_conv_pack(conv: *const pw_conv, buffer: *mut c_void, size: usize) -> pw_status {
+    guard(|| {
+        // SAFETY: this function's contract.
+        let conv = unsafe { &read("conv", conv)?.0 };
+        if size != conv.packed_len() {
+            return invalid(format!("size: expected {}, got {size}", conv.packed_len()));
+        }
+        let buffer = buffer.cast::<u8>();
+        let written = addresses("buffer", buffer, size)?;
+        let (header, rows) = conv.packed_parts();
+        let read = addresses("conv", rows.as_ptr(), rows.len())?;
+        if read.start < written.end && written.start < read.end {
+            return invalid(format!(
+                "buffer: expected memory apart from the convolution's {read:x?}, got {written:x?}"
+            ));
+        }
+        // SAFETY: not null, room for header and rows, and apart from both.
+        unsafe {
+            ptr::copy_nonoverlapping(header.as_ptr(), buffer, header.len());
+            ptr::copy_nonoverlapping(rows.as_ptr(), buffer.add(header.len()), rows.len());
+        }
+        Ok(())
+    })
+}
+
+/// Creates a convolution of the `size` bytes that `pw_conv_pack` wrote, and sets `*conv` to it, or to null on failure.
+/// `pw_conv_destroy` frees it. `isa` is a `pw_isa`; `flags` are 0, or some of PW_PACKED_COPY and PW_PACKED_HEADER_ONLY.
+///
+/// Unless PW_PACKED_COPY is among them nothing is copied: `bytes`, a mapped file for instance, start at an address
+/// divisible by 64, and stay as they are until the convolution is destroyed. Bytes that are damaged, of another version or
+/// of no convolution are refused.
+///
+/// # Safety
+/// `bytes` is null or points to `size` bytes that nobody writes or frees before the convolution is destroyed, with
+/// PW_PACKED_COPY before this function returns. `conv` is null or points to room for a pointer.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pw_conv_f32_create_packed(
+    bytes: *const c_void,
+    size: usize,
+    flags: u32,
+    isa: i32,
+    conv: *mut *mut pw_conv,
+) -> pw_status {
+    let make = || {
+        if flags & !(PW_PACKED_COPY | PW_PACKED_HEADER_ONLY) != 0 {
+            return invalid(format!("flags: expected 0 to {}, got {flags}", PW_PACKED_COPY | PW_PACKED_HEADER_ONLY));
+        }
+        let (_, isa, _) = entry("isa", &ISAS, isa)?;
+        let verify = if flags & PW_PACKED_HEADER_ONLY == 0 { Verify::All } else { Verify::Header };
+        // SAFETY: this function's contract. The lifetime is that of the convolution, or of this call.
+        let bytes: &'static [u8] = unsafe { values("bytes", bytes.cast(), size) }?;
+        let conv = match flags & PW_PACKED_COPY {
+            0 => PointwiseConv::from_packed(bytes, verify),
+            _ => PointwiseConv::from_packed_copy(bytes, verify),
+        }?;
+        Ok(pw_conv(match isa {
+            Some(isa) => conv.with_isa(*isa)?,
+            None => conv,
+        }))
+    };
+    // SAFETY: room for a pointer, by this function's contract.
+    unsafe { create("conv", conv, make) }
 }
 
 /// The caller's threads. `run` is that of `executor`; whoever makes this vouches that both keep to what is said there.

@@ -4,14 +4,14 @@ use crate::{
     Activation, Error, Executor, Isa, IsaChoice, Nhwc, NhwcMut, Plan, ResidualOrder, Serial, Shape,
     isa::{self, Token, with_lanes},
     kernel::Residual,
-    pack::Packed,
+    pack::{ByChannel, Packed},
     plan::{self, Memo, Tile},
     run,
 };
 
 /// A 1x1 convolution of NHWC tensors: packed weights, and everything that can be decided before an input is seen.
 ///
-/// It is immutable: share it between threads. Running it allocates nothing.
+/// It is immutable: share it between threads. Running it allocates nothing. A clone shares the packed weights.
 ///
 /// # Example
 /// ```
@@ -238,13 +238,10 @@ impl<'a> Builder<'a> {
         check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
         let (token, choice) = self.isa.map_or_else(isa::detect, isa::force)?;
         let sizes = [in_channels, out_channels, self.groups];
-        let packed = with_lanes!(token, simd => Packed::new(simd, weights, self.bias, sizes))?;
+        let by_channel = ByChannel { scale_shift: self.scale_shift, activation: self.activation, slopes: self.slopes };
+        let packed = with_lanes!(token, simd => Packed::new(simd, weights, self.bias, by_channel, sizes))?;
         Ok(PointwiseConv {
-            packed: packed.with_channels(
-                self.scale_shift,
-                (self.activation, self.slopes),
-                [out_channels, self.groups],
-            )?,
+            packed,
             token,
             choice,
             tile: self.tile,
@@ -313,6 +310,84 @@ impl PointwiseConv {
     /// ```
     pub fn out_channels(&self) -> usize {
         self.out_channels * self.groups
+    }
+
+    /// Groups that the channels are cut into.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// assert_eq!(PointwiseConv::builder(4, 2).groups(2).build(&[0.0; 4])?.groups(), 2);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Vertical and horizontal stride.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// assert_eq!(PointwiseConv::builder(1, 1).stride(2, 3).build(&[0.0])?.stride(), (2, 3));
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn stride(&self) -> (usize, usize) {
+        self.stride
+    }
+
+    /// The activation. A leaky relu is packed as the [`Activation::Prelu`] whose slopes are equal.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Activation, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).activation(Activation::RELU6).build(&[0.0])?;
+    /// assert_eq!(conv.activation(), Activation::RELU6);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn activation(&self) -> Activation {
+        self.activation
+    }
+
+    /// Where a residual is added: before the activation, where that is the identity, whatever the builder was told.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{PointwiseConv, ResidualOrder};
+    /// assert_eq!(PointwiseConv::builder(1, 1).build(&[0.0])?.residual_order(), ResidualOrder::BeforeActivation);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn residual_order(&self) -> ResidualOrder {
+        self.residual
+    }
+
+    /// Whether it has a [`scale_shift`](Builder::scale_shift).
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::PointwiseConv;
+    /// assert!(PointwiseConv::builder(1, 1).scale_shift(&[2.0], &[0.5]).build(&[0.0])?.has_scale_shift());
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn has_scale_shift(&self) -> bool {
+        self.scaled
+    }
+
+    /// The same convolution on another ISA. The bits are the same.
+    ///
+    /// # Errors
+    /// [`Error::IsaUnavailable`].
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Isa, PointwiseConv, Serial};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[0.0])?.with_isa(Isa::Scalar)?;
+    /// assert_eq!(conv.plan([1, 1, 1, 1], &Serial)?.isa, Isa::Scalar);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn with_isa(self, isa: Isa) -> Result<Self, Error> {
+        let (token, choice) = isa::force(isa)?;
+        Ok(Self { token, choice, memo: Memo::default(), ..self })
     }
 
     /// The shape of the output for an input `[batch, height, width, in_channels]`:

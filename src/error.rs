@@ -114,6 +114,26 @@ pub enum Error {
         /// Its variance.
         actual: f32,
     },
+    /// Packed bytes cannot be loaded: a number in them, or their length or address, is not what it must be.
+    #[error("packed: expected {what} {expected}, got {actual}")]
+    Packed {
+        /// Which number, such as `"format version"`.
+        what: &'static str,
+        /// As it should be, or, where `what` ends so, up to or at least.
+        expected: u64,
+        /// As it is.
+        actual: u64,
+    },
+    /// Packed bytes cannot be loaded: they are damaged, of the other byte order, or something else.
+    #[error("packed: expected {what} {expected:#x}, got {actual:#x}")]
+    PackedBits {
+        /// Which bits, such as `"checksum of the header"`.
+        what: &'static str,
+        /// As they should be.
+        expected: u64,
+        /// As they are.
+        actual: u64,
+    },
     /// The CPU has not the ISA that was asked for.
     #[error("ISA: expected one that this CPU has ({available}), got {requested}")]
     IsaUnavailable {

@@ -71,6 +71,9 @@
 //! CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the work over
 //! an [`Executor`]: a [`Pool`], rayon's pools, or your own.
 //!
+//! Packed weights are bytes that any machine of the same byte order can map and run: [`PointwiseConv::to_packed_bytes`] and
+//! [`PointwiseConv::from_packed`].
+//!
 //! The environment variable `POINTWISE_MAX_ISA` caps the instruction set that is chosen; [`Isa::detect`] has the details.
 //!
 //! # Features
@@ -99,6 +102,7 @@ mod plan;
 mod pool;
 pub mod reference;
 mod run;
+mod save;
 mod view;
 
 pub use batch_norm::fold_batch_norm;
@@ -113,6 +117,7 @@ pub use plan::{Kernel, Plan, Tail, Tile};
 #[cfg(feature = "std")]
 pub use pool::Pool;
 pub use run::{Head, run_heads};
+pub use save::Verify;
 pub use view::{Nhwc, NhwcMut, Shape, Strides};
 
 /// The README's examples are tests too.

@@ -2,107 +2,210 @@
 //!
 //! Each group of channels has `ceil(out_channels / 16)` panels, one after the other. A panel is `1 + in_channels` rows of
 //! 16 values: the biases, then for each input channel the weights of the 16 output channels. Where there are fewer than
-//! 16 channels left, the rest of the last panel is zero. Because the layout does not know the register tile, the tile can
-//! be chosen at each call.
+//! 16 channels left, the rest of the last panel is zero. Where values are given for each channel, scale, shift and slope, three
+//! rows of them for each panel follow behind all panels.
+//!
+//! Because the layout does not know the register tile, the tile can be chosen at each call, and because it does not know the
+//! ISA, [`save`](crate::save) can keep the rows in a file as they are.
 
 use crate::{
     Activation, Error,
     kernel::{Channels, Lanes, PANEL, Row},
 };
-use alloc::vec::Vec;
+use alloc::{sync::Arc, vec::Vec};
+use core::ops::Range;
 
-/// Weights and biases in panels.
+/// Weights and biases in panels, and what else is given for each channel.
 #[derive(Clone, Debug)]
 pub(crate) struct Packed {
-    rows: Vec<Row>,
-    /// Rows of a group's panels.
+    rows: Rows,
+    sizes: PackedSizes,
+}
+
+/// Numbers of rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PackedSizes {
+    /// Of a group's panels.
     group: usize,
-    /// One for each panel, or none.
-    channels: Vec<Channels>,
+    /// Of all groups' panels. Behind them are the [`Channels`], three rows for each panel, or none.
+    panels: usize,
+    /// All.
+    pub rows: usize,
+}
+
+impl PackedSizes {
+    /// The channels are those of one group; `by_channel` tells whether there are [`Channels`].
+    pub fn new([in_channels, out_channels, groups]: [usize; 3], by_channel: bool) -> Result<Self, Error> {
+        let panels = out_channels.div_ceil(PANEL);
+        let sizes = || {
+            let group = in_channels.checked_add(1)?.checked_mul(panels)?;
+            let all = group.checked_mul(groups)?;
+            let channels = if by_channel { panels.checked_mul(groups)?.checked_mul(3)? } else { 0 };
+            let rows = all.checked_add(channels)?;
+            rows.checked_mul(size_of::<Row>()).filter(|bytes| *bytes <= isize::MAX as usize)?;
+            Some(Self { group, panels: all, rows })
+        };
+        sizes().ok_or(Self::too_large([in_channels, out_channels, groups]))
+    }
+
+    pub fn too_large([in_channels, out_channels, groups]: [usize; 3]) -> Error {
+        let shape = [groups, out_channels.div_ceil(PANEL), in_channels.saturating_add(1), PANEL];
+        Error::TooLarge { what: "packed weights", shape, strides: [0; 3] }
+    }
 }
 
 impl Packed {
     /// `weights` is `[out_channels, in_channels]`, `bias` has `out_channels` values or none; both are cut into `groups`
-    /// along `out_channels`. `in_channels` and `out_channels` are those of one group.
+    /// along `out_channels`, and so is `by_channel`. `in_channels` and `out_channels` are those of one group.
     pub fn new<L: Lanes>(
         simd: L,
         weights: &[f32],
         bias: Option<&[f32]>,
+        by_channel: ByChannel<'_>,
         [in_channels, out_channels, groups]: [usize; 3],
     ) -> Result<Self, Error> {
+        let sizes = PackedSizes::new([in_channels, out_channels, groups], by_channel.is_given())?;
         let panels = out_channels.div_ceil(PANEL);
-        let too_large = || Error::TooLarge {
-            what: "packed weights",
-            shape: [groups, panels, in_channels.saturating_add(1), PANEL],
-            strides: [0; 3],
-        };
-        let panel = in_channels.checked_add(1).ok_or_else(too_large)?;
-        let group = panel.checked_mul(panels).ok_or_else(too_large)?;
-        let len = group.checked_mul(groups).ok_or_else(too_large)?;
         let mut rows = Vec::new();
-        rows.try_reserve_exact(len).map_err(|_| too_large())?;
-        rows.resize(len, Row([0.0; PANEL]));
+        rows.try_reserve_exact(sizes.rows).map_err(|_| PackedSizes::too_large([in_channels, out_channels, groups]))?;
+        rows.resize(sizes.rows, Row([0.0; PANEL]));
         if out_channels > 0 {
-            let channels = |group: usize, p: usize| {
+            let range = |i: usize| {
+                let (group, p) = (i / panels, i % panels);
                 let first = group * out_channels + p * PANEL;
                 first..first + (out_channels - p * PANEL).min(PANEL)
             };
-            for (i, panel) in rows.chunks_exact_mut(panel).enumerate() {
-                let channels = channels(i / panels, i % panels);
-                let weights = &weights[channels.start * in_channels..channels.end * in_channels];
-                pack_panel(simd, panel, weights, bias.map_or(&[], |bias| &bias[channels]), in_channels);
+            let (of_panels, of_channels) = rows.split_at_mut(sizes.panels);
+            for (i, panel) in of_panels.chunks_exact_mut(in_channels + 1).enumerate() {
+                let range = range(i);
+                let weights = &weights[range.start * in_channels..range.end * in_channels];
+                pack_panel(simd, panel, weights, bias.map_or(&[], |bias| &bias[range]), in_channels);
+            }
+            let channels: &mut [Channels] = bytemuck::must_cast_slice_mut(of_channels.as_chunks_mut::<3>().0);
+            for (i, channels) in channels.iter_mut().enumerate() {
+                *channels = by_channel.pack(range(i));
             }
         }
-        Ok(Self { rows, group, channels: Vec::new() })
+        Ok(Self::from_rows(Rows::new(rows, |rows| Ok(((), rows)))?.1, sizes))
     }
 
-    /// With values for each output channel of all groups, where one of them is given. A leaky relu has equal slopes.
-    pub fn with_channels(
-        mut self,
-        scale_shift: Option<(&[f32], &[f32])>,
-        (activation, slopes): (Activation, Option<&[f32]>),
-        [out_channels, groups]: [usize; 2],
-    ) -> Result<Self, Error> {
-        if scale_shift.is_none() && !matches!(activation, Activation::Prelu | Activation::LeakyRelu { .. }) {
-            return Ok(self);
-        }
-        let panels = out_channels.div_ceil(PANEL);
-        let too_large =
-            |_| Error::TooLarge { what: "packed weights", shape: [groups, panels, 3, PANEL], strides: [0; 3] };
-        self.channels.try_reserve_exact(groups * panels).map_err(too_large)?;
-        for group in 0..groups {
-            for first in (0..out_channels).step_by(PANEL) {
-                let range = group * out_channels + first..group * out_channels + (first + PANEL).min(out_channels);
-                let row = |values: Option<&[f32]>| {
-                    let mut row = Row([0.0; PANEL]);
-                    if let Some(values) = values {
-                        row.0[..range.len()].copy_from_slice(&values[range.clone()]);
-                    }
-                    row
-                };
-                let (scale, shift) = scale_shift.unzip();
-                let slope = match activation {
-                    Activation::LeakyRelu { slope } => Row([slope; PANEL]),
-                    _ => row(slopes),
-                };
-                self.channels.push(Channels { scale: row(scale), shift: row(shift), slope });
-            }
-        }
-        Ok(self)
+    /// As many rows as `sizes` says.
+    pub fn from_rows(rows: Rows, sizes: PackedSizes) -> Self {
+        assert_eq!(rows.len(), sizes.rows);
+        Self { rows, sizes }
+    }
+
+    /// All of it: the panels, and then the [`Channels`].
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
     /// What is given for each channel of a group's panels, from the `panel`-th on: empty where nothing is.
     pub fn channels(&self, group: usize, panel: usize, in_channels: usize) -> &[Channels] {
-        if self.channels.is_empty() {
+        let channels = &self.rows[self.sizes.panels..];
+        if channels.is_empty() {
             return &[];
         }
-        let panels = self.group / (in_channels + 1);
-        &self.channels[group * panels + panel..]
+        let panels = self.sizes.group / (in_channels + 1);
+        &bytemuck::must_cast_slice(channels.as_chunks::<3>().0)[group * panels + panel..]
     }
 
     /// The panels of a group from the `panel`-th on.
     pub fn panels(&self, group: usize, panel: usize, in_channels: usize) -> &[Row] {
-        &self.rows[group * self.group..][..self.group][panel * (in_channels + 1)..]
+        &self.rows[group * self.sizes.group..][..self.sizes.group][panel * (in_channels + 1)..]
+    }
+}
+
+/// What is given for each output channel, of all groups.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ByChannel<'a> {
+    pub scale_shift: Option<(&'a [f32], &'a [f32])>,
+    /// A leaky relu has equal slopes.
+    pub activation: Activation,
+    pub slopes: Option<&'a [f32]>,
+}
+
+impl ByChannel<'_> {
+    fn is_given(&self) -> bool {
+        self.scale_shift.is_some() || matches!(self.activation, Activation::Prelu | Activation::LeakyRelu { .. })
+    }
+
+    fn pack(&self, range: Range<usize>) -> Channels {
+        let row = |values: Option<&[f32]>| {
+            let mut row = Row([0.0; PANEL]);
+            if let Some(values) = values {
+                row.0[..range.len()].copy_from_slice(&values[range.clone()]);
+            }
+            row
+        };
+        let (scale, shift) = self.scale_shift.unzip();
+        let slope = match self.activation {
+            Activation::LeakyRelu { slope } => Row([slope; PANEL]),
+            Activation::Prelu => row(self.slopes),
+            _ => row(None),
+        };
+        Channels { scale: row(scale), shift: row(shift), slope }
+    }
+}
+
+pub(crate) use rows::Rows;
+
+/// The one place that knows why rows which are borrowed from their owner may be kept beside it.
+mod rows {
+    use super::{Arc, Error, Row};
+    use core::{
+        fmt,
+        ops::Deref,
+        panic::{RefUnwindSafe, UnwindSafe},
+        ptr::NonNull,
+    };
+
+    /// Rows, and the owner of the memory where they are. A clone shares them.
+    #[derive(Clone)]
+    pub(crate) struct Rows {
+        rows: NonNull<[Row]>,
+        /// Never looked at: it is kept so that the memory stays.
+        _owner: Arc<dyn Send + Sync>,
+    }
+
+    impl Rows {
+        /// Of `owner`, borrowed once, and with what else `borrow` finds there.
+        pub fn new<O: Send + Sync + 'static, T>(
+            owner: O,
+            borrow: impl FnOnce(&O) -> Result<(T, &[Row]), Error>,
+        ) -> Result<(T, Self), Error> {
+            // There it stays, so that rows within the owner itself do not move either.
+            let owner = Arc::new(owner);
+            let (found, rows) = borrow(&owner)?;
+            Ok((found, Self { rows: NonNull::from(rows), _owner: owner }))
+        }
+    }
+
+    impl Deref for Rows {
+        type Target = [Row];
+
+        #[inline(always)]
+        fn deref(&self) -> &[Row] {
+            // SAFETY: `borrow` gives rows that are valid for as long as its owner is borrowed, however long that is. It is,
+            // for as long as `self` lives: the owner does not move, nothing drops it, and nobody can borrow it mutably, for
+            // its `Arc` is private and no function takes a reference from it. The rows given here do not outlive `self`.
+            // (A reference in place of the pointer would not do: it would have to be valid while the owner is dropped.)
+            unsafe { self.rows.as_ref() }
+        }
+    }
+
+    // SAFETY: a `&[Row]`, which may be sent, and an owner, which may, too.
+    unsafe impl Send for Rows {}
+    // SAFETY: as above, and shared.
+    unsafe impl Sync for Rows {}
+    // Nobody sees the owner, in whatever state a panic leaves it.
+    impl UnwindSafe for Rows {}
+    impl RefUnwindSafe for Rows {}
+
+    impl fmt::Debug for Rows {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{} rows at {:p}", self.len(), self.rows)
+        }
     }
 }
 
@@ -174,7 +277,7 @@ mod tests {
                 let bias: Vec<f32> = (0..groups * f).map(|i| -(i as f32) - 1.0).collect();
                 let token = Token::new(isa).unwrap();
                 let packed =
-                    with_lanes!(token, simd => Packed::new(simd, &weights, Some(&bias), [k, f, groups])).unwrap();
+                    with_lanes!(token, simd => Packed::new(simd, &weights, Some(&bias), ByChannel::default(), [k, f, groups])).unwrap();
                 for (group, p, lane) in lanes(groups, f.div_ceil(PANEL)) {
                     let panel = &packed.panels(group, p, k)[..k + 1];
                     let channel = p * PANEL + lane;
@@ -197,8 +300,9 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_an_error() {
-        let error = Packed::new(crate::kernel::Scalar, &[], None, [0, usize::MAX, 1]).unwrap_err();
+        let error =
+            Packed::new(crate::kernel::Scalar, &[], None, ByChannel::default(), [0, usize::MAX, 1]).unwrap_err();
         assert!(matches!(error, Error::TooLarge { what: "packed weights", .. }), "{error}");
-        assert!(Packed::new(crate::kernel::Scalar, &[], None, [usize::MAX, 0, 1]).is_err());
+        assert!(Packed::new(crate::kernel::Scalar, &[], None, ByChannel::default(), [usize::MAX, 0, 1]).is_err());
     }
 }

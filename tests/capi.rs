@@ -322,6 +322,83 @@ fn the_callers_threads_do_the_work() {
 }
 
 #[test]
+fn a_convolution_is_packed_and_loaded() {
+    let conv =
+        create(&pw_conv_desc { activation: 1, ..desc(3, 2) }, &[1.0, 2.0, 3.0, -1.0, 0.0, 1.0], Some(&[0.5, -0.5]));
+    let conv = conv.unwrap();
+    let mut size = 0;
+    // SAFETY: room for one.
+    assert_eq!(unsafe { pw_conv_packed_size(conv, &mut size) }, PW_OK);
+    let mut memory = vec![0u8; size + 64];
+    let start = memory.as_ptr().addr().next_multiple_of(64) - memory.as_ptr().addr();
+    let bytes = &mut memory[start..][..size];
+    // SAFETY: room for `size` bytes; what is wrong is found before anything is written.
+    unsafe {
+        assert_eq!(pw_conv_pack(conv, bytes.as_mut_ptr().cast(), size + 1), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), format!("size: expected {size}, got {}", size + 1));
+        assert_eq!(pw_conv_pack(conv, null_mut(), size), PW_INVALID_ARGUMENT);
+        assert_eq!(pw_conv_packed_size(null(), &mut size), PW_INVALID_ARGUMENT);
+        assert_eq!(pw_conv_packed_size(conv, null_mut()), PW_INVALID_ARGUMENT);
+        assert_eq!(pw_conv_pack(conv, bytes.as_mut_ptr().cast(), size), PW_OK);
+        pw_conv_destroy(conv);
+    }
+    let ours = pointwise::PointwiseConv::builder(3, 2)
+        .bias(&[0.5, -0.5])
+        .activation(pointwise::Activation::Relu)
+        .build(&[1.0, 2.0, 3.0, -1.0, 0.0, 1.0])
+        .unwrap();
+    assert_eq!(*bytes, ours.to_packed_bytes());
+
+    let load = |bytes: &[u8], flags, isa| {
+        let mut conv = null_mut();
+        // SAFETY: bytes that live until the convolution is destroyed below, or are copied.
+        let status = unsafe { pw_conv_f32_create_packed(bytes.as_ptr().cast(), bytes.len(), flags, isa, &mut conv) };
+        assert_eq!(status == PW_OK, !conv.is_null());
+        if status == PW_OK { Ok(conv) } else { Err(words()) }
+    };
+    let odd = [&[0], &bytes[..]].concat();
+    for (bytes, flags) in [
+        (&bytes[..], 0),
+        (bytes, PW_PACKED_HEADER_ONLY),
+        (bytes, PW_PACKED_COPY),
+        (&odd[1..], PW_PACKED_COPY),
+        (&odd[1..], PW_PACKED_COPY | PW_PACKED_HEADER_ONLY),
+    ] {
+        for isa in [PW_ISA_AUTO, PW_ISA_SCALAR] {
+            let conv = load(bytes, flags, isa as i32).unwrap();
+            let mut y = [0.0; 2];
+            let output = pw_nhwc_f32 { data: y.as_mut_ptr(), ..view(&[], [1, 1, 1, 2]) };
+            run(conv, &view(&[1.0, 0.0, 1.0], [1, 1, 1, 3]), null(), &output, null()).unwrap();
+            assert_eq!(y, [4.5, 0.0]);
+            // SAFETY: created above.
+            unsafe { pw_conv_destroy(conv) };
+        }
+    }
+    assert_eq!(load(bytes, 4, 0).unwrap_err(), "flags: expected 0 to 3, got 4");
+    assert_eq!(load(bytes, 0, 9).unwrap_err(), "isa: expected 0 to 4, got 9");
+    let short = load(&bytes[..size - 1], 0, 0).unwrap_err();
+    assert_eq!(short, format!("packed: expected length {size}, got {}", size - 1));
+    assert!(load(&odd[1..], 0, 0).unwrap_err().starts_with("packed: expected an address divisible by 64, got "));
+    let mut conv = null_mut();
+    // SAFETY: null and lengths that no memory has are refused.
+    unsafe {
+        assert_eq!(pw_conv_f32_create_packed(null(), size, 0, 0, &mut conv), PW_INVALID_ARGUMENT);
+        assert_eq!(words(), "bytes: expected a pointer, got null");
+        let pointer = bytes.as_ptr().cast();
+        assert_eq!(pw_conv_f32_create_packed(pointer, usize::MAX, 0, 0, &mut conv), PW_INVALID_ARGUMENT);
+        assert_eq!(pw_conv_f32_create_packed(pointer, size, 0, 0, null_mut()), PW_INVALID_ARGUMENT);
+    }
+    // Into the bytes that it borrows.
+    let conv = load(bytes, 0, 0).unwrap();
+    let place = bytes.as_ptr().cast_mut().cast();
+    // SAFETY: refused before anything is written.
+    assert_eq!(unsafe { pw_conv_pack(conv, place, size) }, PW_INVALID_ARGUMENT);
+    assert!(words().starts_with("buffer: expected memory apart"), "{}", words());
+    // SAFETY: created above.
+    unsafe { pw_conv_destroy(conv) };
+}
+
+#[test]
 fn isas_are_listed() {
     let (mut isas, mut count, mut isa) = ([PW_ISA_AUTO; 4], 0, PW_ISA_AUTO);
     // SAFETY: room for what is written; names are strings.

@@ -66,14 +66,25 @@ pub(crate) const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Row(pub [f32; PANEL]);
 
+// SAFETY: zeros are values.
+unsafe impl bytemuck::Zeroable for Row {}
+// SAFETY: 16 values of any bits fill its 64 bytes.
+unsafe impl bytemuck::Pod for Row {}
+
 /// What is given for each channel of a panel besides its weights and its bias.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
 pub(crate) struct Channels {
     pub scale: Row,
     pub shift: Row,
     /// Of the activation, below zero.
     pub slope: Row,
 }
+
+// SAFETY: zeros are values.
+unsafe impl bytemuck::Zeroable for Channels {}
+// SAFETY: three rows fill it, one behind the other.
+unsafe impl bytemuck::Pod for Channels {}
 
 /// Four that load, the last four that shuffle.
 pub(crate) const TRANSPOSE_STEPS: usize = 8;

@@ -213,6 +213,48 @@ static void test_errors(void) {
     CHECK(pw_version() == PW_VERSION);
 }
 
+// --- Packed bytes ---
+
+// What was packed is loaded where it is, and copied from anywhere, on every ISA; what is damaged is not.
+static void test_packed(void) {
+    enum { K = 20, F = 40, PIXELS = 30 };
+    float *weights = random_values(K * F), *bias = random_values(F), *x = random_values(PIXELS * K);
+    float *expected = allocate(PIXELS * F, sizeof *expected), *y = allocate(PIXELS * F, sizeof *y);
+    pw_nhwc_f32 input = {.data = x, .n = 1, .h = 1, .w = PIXELS, .c = K};
+    pw_nhwc_f32 output = {.data = expected, .n = 1, .h = 1, .w = PIXELS, .c = F};
+    pw_conv_desc desc = {.struct_size = sizeof desc, .in_channels = K, .out_channels = F, .activation = PW_TANH};
+    pw_conv *conv;
+    CHECK(pw_conv_f32_create(&desc, weights, bias, &conv) == PW_OK);
+    CHECK(pw_conv_f32_run(conv, &input, NULL, &output, NULL) == PW_OK);
+    size_t size = 0;
+    CHECK(pw_conv_packed_size(conv, &size) == PW_OK && size == 128 + 3 * (1 + K) * 64);
+    char *bytes = aligned_alloc(64, size), *copy = allocate(1, size + 1);
+    if (!bytes) abort();
+    FAILS(PW_INVALID_ARGUMENT, "size: expected", pw_conv_pack(conv, bytes, size - 1));
+    CHECK(pw_conv_pack(conv, bytes, size) == PW_OK);
+    pw_conv_destroy(conv);
+    memcpy(copy + 1, bytes, size);
+
+    pw_isa isas[8];
+    size_t isa_count;
+    CHECK(pw_isa_available(isas, 8, &isa_count) == PW_OK);
+    output.data = y;
+    for (size_t i = 0; i < 2 * isa_count; i++) {
+        const char *from = i % 2 ? bytes : copy + 1;
+        uint32_t flags = i % 2 ? PW_PACKED_HEADER_ONLY : PW_PACKED_COPY;
+        CHECK(pw_conv_f32_create_packed(from, size, flags, isas[i / 2], &conv) == PW_OK);
+        CHECK(pw_conv_f32_run(conv, &input, NULL, &output, NULL) == PW_OK);
+        CHECK(!memcmp(y, expected, PIXELS * F * sizeof *y));
+        pw_conv_destroy(conv);
+    }
+    FAILS(PW_INVALID_ARGUMENT, "packed: expected an address", pw_conv_f32_create_packed(copy + 1, size, 0, 0, &conv));
+    FAILS(PW_INVALID_ARGUMENT, "packed: expected length", pw_conv_f32_create_packed(bytes, size - 64, 0, 0, &conv));
+    bytes[size - 1] ^= 1;
+    FAILS(PW_INVALID_ARGUMENT, "packed: expected checksum", pw_conv_f32_create_packed(bytes, size, 0, 0, &conv));
+    CHECK(!conv);
+    free(weights), free(bias), free(x), free(expected), free(y), free(bytes), free(copy);
+}
+
 // An executor that does not keep to its contract is told; what ran has run once.
 static void test_lazy_executor(void) {
     enum { PIXELS = 1000, K = 16, F = 16 };
@@ -271,6 +313,7 @@ static void test_threads(void) {
 int main(void) {
     test_bits();
     test_errors();
+    test_packed();
     test_lazy_executor();
     test_threads();
     printf("%d passed, %d failed\n", passed, failed);
