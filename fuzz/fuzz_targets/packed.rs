@@ -33,7 +33,7 @@ impl Random {
 
 /// At a multiple of 64, with nothing behind it.
 #[repr(align(64))]
-#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "its bytes are read by a pointer")]
 struct Line([u8; 64]);
 
 struct Aligned(Vec<Line>, usize);
