@@ -131,7 +131,7 @@ pub enum pw_activation {
     PW_TANH = 4,
     /// x < 0 ? param_a * x : x
     PW_LEAKY_RELU = 5,
-    /// x < 0 ? slopes[f] * x : x
+    /// x < 0 ? slope * x : x, with the slope of the output channel in `slopes`.
     PW_PRELU = 6,
     /// param_a * x + param_b, limited to 0..1. ONNX: 0.2 and 0.5 by default; PyTorch: 1/6 and 0.5.
     PW_HARD_SIGMOID = 7,
@@ -678,9 +678,8 @@ pub unsafe extern "C" fn pw_conv_output_shape(
 /// ```text
 /// sum = bias[f] + sum over k of input[n, i * stride_h, j * stride_w, k] * weights[f, k]
 /// output[n, i, j, f] = activation(residual[n, i, j, f] + (scale[f] * sum + shift[f]))
+/// output[n, i, j, f] = residual[n, i, j, f] + activation(scale[f] * sum + shift[f])   // PW_RESIDUAL_AFTER_ACTIVATION
 /// ```
-/// or, with PW_RESIDUAL_AFTER_ACTIVATION, residual[n, i, j, f] + activation(scale[f] * sum + shift[f]).
-///
 /// The bits do not depend on the ISA, the threads, the strides or the batch: the sum is one chain of fused
 /// multiply-adds, which starts at the bias and takes k in ascending order. Nothing is allocated.
 ///
