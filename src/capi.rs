@@ -448,6 +448,14 @@ fn addresses<T>(what: &str, pointer: *const T, len: usize) -> Result<Range<usize
     }
 }
 
+/// What is written may not lie in what is read or written otherwise.
+fn check_apart(what: &str, written: &Range<usize>, whose: &str, other: &Range<usize>) -> Result<(), Failure> {
+    if other.start < written.end && written.start < other.end {
+        return invalid(format!("{what}: expected memory apart from {whose}'s {other:x?}, got {written:x?}"));
+    }
+    Ok(())
+}
+
 /// # Safety
 /// `pointer` is null, misaligned, or points to `len` values that live for `'a` and are not written meanwhile.
 unsafe fn values<'a, T>(what: &str, pointer: *const T, len: usize) -> Result<&'a [T], Failure> {
@@ -800,11 +808,7 @@ impl Output<'_> {
     }
 
     fn check_apart_from(&self, what: &str, other: &Range<usize>) -> Result<(), Failure> {
-        let written = &self.addresses;
-        if other.start < written.end && written.start < other.end {
-            return invalid(format!("output: expected memory apart from {what}'s {other:x?}, got {written:x?}"));
-        }
-        Ok(())
+        check_apart("output", &self.addresses, what, other)
     }
 
     /// Whether the two are different channels of one tensor.
@@ -955,11 +959,7 @@ pub unsafe extern "C" fn pw_conv_pack(conv: *const pw_conv, buffer: *mut c_void,
         let written = addresses("buffer", buffer, size)?;
         let (header, rows) = conv.packed_parts();
         let read = addresses("conv", rows.as_ptr(), rows.len())?;
-        if read.start < written.end && written.start < read.end {
-            return invalid(format!(
-                "buffer: expected memory apart from the convolution's {read:x?}, got {written:x?}"
-            ));
-        }
+        check_apart("buffer", &written, "the convolution", &read)?;
         // SAFETY: not null, room for header and rows, and apart from both.
         unsafe {
             ptr::copy_nonoverlapping(header.as_ptr(), buffer, header.len());
