@@ -94,10 +94,7 @@ impl<'a> Nhwc<'a> {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn with_strides(data: &'a [f32], shape: Shape, strides: Strides) -> Result<Self, Error> {
-        let expected = span("view", shape, strides)?;
-        if data.len() < expected {
-            return Err(Error::Length { what: "view", expected, actual: data.len() });
-        }
+        check_length(data.len(), shape, strides)?;
         Ok(Self { data, shape, strides })
     }
 
@@ -198,10 +195,7 @@ impl<'a> NhwcMut<'a> {
     }
 
     pub(crate) fn from_values(values: OutputValues<'a>, shape: Shape, strides: Strides) -> Result<Self, Error> {
-        let expected = span("view", shape, strides)?;
-        if values.len() < expected {
-            return Err(Error::Length { what: "view", expected, actual: values.len() });
-        }
+        check_length(values.len(), shape, strides)?;
         check_apart(shape, strides)?;
         Ok(Self { values, shape, strides })
     }
@@ -293,6 +287,12 @@ impl<'a> NhwcMut<'a> {
     pub(crate) fn pixels(&self, stride: usize) -> OutputPixels<'a> {
         OutputPixels { values: self.values, stride }
     }
+}
+
+/// Whether so many values hold the view.
+fn check_length(actual: usize, shape: Shape, strides: Strides) -> Result<(), Error> {
+    let expected = span("view", shape, strides)?;
+    if actual < expected { Err(Error::Length { what: "view", expected, actual }) } else { Ok(()) }
 }
 
 /// Whether no two pixels share a value. What they span has been checked.
