@@ -92,13 +92,15 @@ const HEADS_OF_A_PASS: usize = 8;
 
 /// `heads` are 1 to [`HEADS_OF_A_PASS`].
 fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head<'_>]) -> Result<(), Error> {
+    // Nothing is decided for places without a head; their jobs, the last head's once more, are not run.
     let (heads, last) = (&*heads, heads.len() - 1);
-    let head = |i: usize| &heads[i.min(last)];
-    let lines: [Lines; HEADS_OF_A_PASS] =
-        array::from_fn(|i| lines(head(i).conv, x, head(i).residual.as_ref(), &head(i).y));
-    let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(head(i).conv, &lines[i]));
+    let lines: [Lines; HEADS_OF_A_PASS] = array::from_fn(|i| match heads.get(i) {
+        Some(Head { conv, residual, y }) => lines(conv, x, residual.as_ref(), y),
+        None => Lines::default(),
+    });
+    let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(heads[i.min(last)].conv, &lines[i]));
     let jobs: [Job<'_>; HEADS_OF_A_PASS] = array::from_fn(|i| {
-        let Head { conv, residual, y } = head(i);
+        let Head { conv, residual, y } = &heads[i.min(last)];
         let (residual, y) = (residual.map(|residual| residual.data()), y.pixels(lines[i].line.y));
         Job { conv, cut: &cuts[i], lines: &lines[i], residual, y }
     });
