@@ -252,8 +252,7 @@ impl<'a> Builder<'a> {
                 Activation::LeakyRelu { .. } => Activation::Prelu,
                 other => other,
             },
-            // With no activation between them there is but one order.
-            residual: if self.activation == Activation::Identity { ResidualOrder::default() } else { self.residual },
+            residual: self.residual.around(self.activation),
             stride: self.stride,
             groups: self.groups,
             in_channels,

@@ -22,7 +22,7 @@
 
 use crate::{
     Error,
-    kernel::{Channels, Lanes},
+    kernel::{Channels, Lanes, Row},
 };
 
 /// The function applied to each output value, after the residual is added.
@@ -115,6 +115,13 @@ pub enum ResidualOrder {
     AfterActivation,
 }
 
+impl ResidualOrder {
+    /// The same, and always the first where there is but one order: with no activation between them.
+    pub(crate) fn around(self, activation: Activation) -> Self {
+        if activation == Activation::Identity { ResidualOrder::BeforeActivation } else { self }
+    }
+}
+
 /// What follows the sum, for some panels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epilogue<'a> {
@@ -136,6 +143,22 @@ impl Epilogue<'_> {
             Activation::Identity | Activation::Relu | Activation::Clamp { .. } | Activation::Prelu
         );
         activation && !self.scaled && !added_last
+    }
+
+    /// Scale and shift, if there are any, and the slope for channels of the `p`-th panel, as `load` takes them from its rows.
+    #[inline(always)]
+    pub fn of_channels<L: Lanes>(
+        &self,
+        simd: L,
+        p: usize,
+        load: impl Fn(&Row) -> L::Vector,
+    ) -> (Option<[L::Vector; 2]>, L::Vector) {
+        match self.channels.get(p) {
+            Some(Channels { scale, shift, slope }) => {
+                (if self.scaled { Some([load(scale), load(shift)]) } else { None }, load(slope))
+            }
+            None => (None, simd.splat(0.0)),
+        }
     }
 }
 

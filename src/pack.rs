@@ -86,7 +86,7 @@ impl Packed {
                 *channels = by_channel.pack(range(i));
             }
         }
-        Ok(Self::from_rows(Rows::new(rows, |rows| Ok(((), rows)))?.1, sizes))
+        Ok(Self::from_rows(rows.into(), sizes))
     }
 
     /// As many rows as `sizes` says.
@@ -152,7 +152,7 @@ pub(crate) use rows::Rows;
 
 /// The one place that knows why rows which are borrowed from their owner may be kept beside it.
 mod rows {
-    use super::{Arc, Error, Row};
+    use super::{Arc, Error, Row, Vec};
     use core::{
         fmt,
         ops::Deref,
@@ -181,12 +181,19 @@ mod rows {
         }
     }
 
+    impl From<Vec<Row>> for Rows {
+        fn from(rows: Vec<Row>) -> Self {
+            let owner = Arc::new(rows);
+            Self { rows: NonNull::from(owner.as_slice()), _owner: owner }
+        }
+    }
+
     impl Deref for Rows {
         type Target = [Row];
 
         #[inline(always)]
         fn deref(&self) -> &[Row] {
-            // SAFETY: `borrow` gives rows that are valid for as long as its owner is borrowed, however long that is. It is,
+            // SAFETY: `borrow`, or a vector, gives rows that are valid for as long as its owner is borrowed, however long that is. It is,
             // for as long as `self` lives: the owner does not move, nothing drops it, and nobody can borrow it mutably, for
             // its `Arc` is private and no function takes a reference from it. The rows given here do not outlive `self`.
             // (A reference in place of the pointer would not do: it would have to be valid while the owner is dropped.)

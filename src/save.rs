@@ -90,9 +90,6 @@ impl Header {
     }
 
     fn decode(header: &[u8; HEADER]) -> Result<Self, Error> {
-        let same = |what, expected, actual| {
-            if expected == actual { Ok(()) } else { Err(Error::PackedBits { what, expected, actual }) }
-        };
         let up_to = |what, expected, actual| {
             if actual <= expected { Ok(()) } else { Err(Error::Packed { what, expected, actual }) }
         };
@@ -102,12 +99,10 @@ impl Header {
             up_to(what, usize::MAX as u64, long(at))?;
             Ok(long(at) as usize)
         };
-        same("magic number", u64::from_be_bytes(MAGIC), u64::from_be_bytes(bytes_at(header, 0)))?;
-        same("byte order mark", ORDER.into(), word(8).into())?;
-        if word(12) != VERSION {
-            return Err(Error::Packed { what: "format version", expected: VERSION.into(), actual: word(12).into() });
-        }
-        same("checksum of the header", crc32fast::hash(&header[..HEADER - 4]).into(), word(HEADER - 4).into())?;
+        same_bits("magic number", u64::from_be_bytes(MAGIC), u64::from_be_bytes(bytes_at(header, 0)))?;
+        same_bits("byte order mark", ORDER.into(), word(8).into())?;
+        same_number("format version", VERSION.into(), word(12).into())?;
+        same_bits("checksum of the header", crc32fast::hash(&header[..HEADER - 4]).into(), word(HEADER - 4).into())?;
 
         let (in_channels, out_channels) = (size("in_channels up to", 24)?, size("out_channels up to", 32)?);
         let groups = size("groups up to", 40)?;
@@ -119,10 +114,9 @@ impl Header {
         activation.check()?;
         up_to("residual order up to", 1, word(76).into())?;
         up_to("scale and shift up to", 1, word(80).into())?;
-        let residual = match (word(76), activation) {
-            // With no activation between them there is but one order.
-            (0, _) | (_, Activation::Identity) => ResidualOrder::BeforeActivation,
-            _ => ResidualOrder::AfterActivation,
+        let residual = match word(76) {
+            0 => ResidualOrder::BeforeActivation,
+            _ => ResidualOrder::AfterActivation.around(activation),
         };
         let (length, scaled, rows) = (long(16), word(80) == 1, word(120));
         let decoded = Self { length, in_channels, out_channels, groups, stride, activation, residual, scaled, rows };
@@ -130,7 +124,7 @@ impl Header {
         // Zeros, so that a later version may use them.
         let used = decoded.encode();
         for (expected, actual) in used.into_iter().zip(*header) {
-            same("unused byte of the header", expected.into(), actual.into())?;
+            same_bits("unused byte of the header", expected.into(), actual.into())?;
         }
         Ok(decoded)
     }
@@ -142,23 +136,20 @@ impl Header {
             return Err(Error::Packed { what: "length of at least", expected, actual });
         };
         let header = Self::decode(header)?;
-        let length = |what, expected, actual| {
-            if expected == actual { Ok(()) } else { Err(Error::Packed { what, expected, actual }) }
-        };
-        length("length", header.length, bytes.len() as u64)?;
+        same_number("length", header.length, bytes.len() as u64)?;
         let sizes = PackedSizes::new(header.sizes(), header.by_channel())?;
-        length("length for these channels", HEADER as u64 + (sizes.rows * size_of::<Row>()) as u64, header.length)?;
+        same_number(
+            "length for these channels",
+            HEADER as u64 + (sizes.rows * size_of::<Row>()) as u64,
+            header.length,
+        )?;
         Ok((header, sizes, rows))
     }
 
     fn verify(&self, rows: &[u8], verify: Verify) -> Result<(), Error> {
-        let expected = self.rows.into();
         match verify {
             Verify::Header => Ok(()),
-            Verify::All => match crc32fast::hash(rows).into() {
-                actual if actual == expected => Ok(()),
-                actual => Err(Error::PackedBits { what: "checksum of the weights", expected, actual }),
-            },
+            Verify::All => same_bits("checksum of the weights", self.rows.into(), crc32fast::hash(rows).into()),
         }
     }
 
@@ -189,6 +180,14 @@ impl Header {
             out_channels,
         })
     }
+}
+
+fn same_bits(what: &'static str, expected: u64, actual: u64) -> Result<(), Error> {
+    if expected == actual { Ok(()) } else { Err(Error::PackedBits { what, expected, actual }) }
+}
+
+fn same_number(what: &'static str, expected: u64, actual: u64) -> Result<(), Error> {
+    if expected == actual { Ok(()) } else { Err(Error::Packed { what, expected, actual }) }
 }
 
 /// The `N` bytes at an offset.
@@ -383,7 +382,7 @@ impl PointwiseConv {
         let mut copy: Vec<Row> = Vec::new();
         copy.try_reserve_exact(sizes.rows).map_err(|_| PackedSizes::too_large(header.sizes()))?;
         copy.extend(rows.as_chunks::<{ size_of::<Row>() }>().0.iter().map(|row| -> Row { bytemuck::must_cast(*row) }));
-        header.with(sizes, Rows::new(copy, |rows| Ok(((), rows)))?.1)
+        header.with(sizes, copy.into())
     }
 }
 

@@ -265,14 +265,16 @@ unsafe fn finish_columns<L: Lanes>(
         #[inline(always)]
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
             let Self { simd, strip, pixel, count, sums, f } = self;
-            let (epilogue, per_channel) = (strip.epilogue(), strip.channels(0));
+            let epilogue = strip.epilogue();
             for (pixel, sums) in (pixel..).step_by(L::LANES).zip(sums.chunks_exact(f)) {
                 let mut columns = [Row([0.0; PANEL]); PANEL];
                 for (channel, sum) in sums.iter().enumerate() {
-                    let splat = |row: &Row| simd.splat(row.0[channel]);
-                    let scaled = per_channel.filter(|_| epilogue.scaled);
-                    let scale_shift = scaled.map(|channels| [splat(&channels.scale), splat(&channels.shift)]);
-                    let slope = per_channel.map_or(simd.splat(0.0), |channels| splat(&channels.slope));
+                    let (scale_shift, slope) = epilogue.of_channels(
+                        simd,
+                        0,
+                        #[inline(always)]
+                        |row| simd.splat(row.0[channel]),
+                    );
                     let residual = strip.has_residual().then(|| {
                         gather(
                             simd,

@@ -134,7 +134,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
     }
 }
 
-/// What follows the sums of a tile's first `channels` output channels, a constant, and their store.
+/// What follows the sums of a full tile's `channels` output channels, a constant, and their store: each vector has some.
 ///
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and `channels` output channels.
@@ -150,12 +150,9 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
-                let part = part::<L>(v, channels);
-                if !part.is_empty() {
-                    // SAFETY: this function's contract, and there is a residual.
-                    let row = unsafe { strip.residual(pixel + m, channels) };
-                    acc[m][v] = simd.add(simd.load_first(&row[part]), acc[m][v]);
-                }
+                // SAFETY: this function's contract, and there is a residual.
+                let row = unsafe { strip.residual(pixel + m, channels) };
+                acc[m][v] = simd.add(simd.load_first(&row[part::<L>(v, channels)]), acc[m][v]);
             },
         );
     }
@@ -236,12 +233,12 @@ unsafe fn finish_rows<L: Lanes>(
                 if part.is_empty() {
                     break;
                 }
-                let (mut scale_shift, mut slope) = (None, simd.splat(0.0));
-                if let Some(channels) = strip.channels(v / per_panel) {
-                    let load = |row| simd.load(row, v % per_panel);
-                    slope = load(&channels.slope);
-                    scale_shift = epilogue.scaled.then(|| [load(&channels.scale), load(&channels.shift)]);
-                }
+                let (scale_shift, slope) = epilogue.of_channels(
+                    simd,
+                    v / per_panel,
+                    #[inline(always)]
+                    |row| simd.load(row, v % per_panel),
+                );
                 macro_rules! down {
                     ($part:expr) => {
                         for (pixel, sum) in (pixel..).zip(sums.iter().skip(v).step_by(nv)) {
@@ -298,10 +295,9 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
             let to = unsafe { strip.output(pixel + m, channels) };
             unrolled::<NV>(
                 #[inline(always)]
-                |v| match part::<L>(v, channels) {
-                    part if part.is_empty() => {}
-                    part if HALVED => simd.store_first_halved(row[v], &mut to[part]),
-                    part => simd.store_first(row[v], &mut to[part]),
+                |v| {
+                    let to = &mut to[part::<L>(v, channels)];
+                    if HALVED { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
                 },
             );
         },
