@@ -81,6 +81,11 @@ const L1_BYTES: usize = 24 << 10;
 /// with 1 MiB, half as much and twice as much are up to 3 % slower.
 const BLOCK_BYTES: usize = 256 << 10;
 
+/// Panels of more bytes come from beyond the L2 cache, of 1 MiB on Zen and 2 MiB on Intel's server cores, each time that a block
+/// needs them: those of the next chunk are prefetched while one is computed. On the latter, 49 pixels of 2048 to 512 channels
+/// gain 10 %; where panels of 1 MiB do stay in the cache, prefetching them instead of pixels loses 3 %.
+const NEAR_PANEL_BYTES: usize = 1 << 20;
+
 /// Tasks a thread: enough that a thread which comes late or is held up does not keep the others waiting.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -184,6 +189,8 @@ pub(crate) struct Cut {
     /// Chunks of these panels.
     chunks: usize,
     tail: Tail,
+    /// The panels do not fit in the L2 cache.
+    pub far_panels: bool,
     /// No tile should have more pixels, or more accumulators.
     most_rows: usize,
     most_accumulators: usize,
@@ -423,6 +430,7 @@ impl Cut {
             panels,
             chunks: divide_up(panels, widest),
             tail,
+            far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,
             most_accumulators: tuning.most_accumulators(small),
         }

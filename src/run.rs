@@ -4,7 +4,7 @@ use crate::{
     Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape,
     epilogue::Epilogue,
     isa::with_lanes,
-    kernel::{Lanes, PANEL, Pixels, Residual, Strip},
+    kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
     output::OutputPixels,
     plan::{Block, Chunk, Cut, Kernel, Memo, Schedule, Tile},
     view::Lines,
@@ -193,22 +193,29 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
 }
 
 impl Job<'_> {
+    fn panels(&self, chunk: &Chunk) -> &[Row] {
+        let Self { conv, .. } = self;
+        let rows = chunk.channels.len().div_ceil(PANEL) * (conv.in_channels + 1);
+        &conv.packed.panels(chunk.group, chunk.channels.start / PANEL, conv.in_channels)[..rows]
+    }
+
     /// These chunks of a block.
     fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, far: bool) {
         let Self { conv, cut, lines, residual, y } = self;
-        for chunk in chunks {
-            let chunk = cut.chunk(chunk);
+        for i in chunks.clone() {
+            let chunk = cut.chunk(i);
             let Chunk { group, ref channels, kernel } = chunk;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
-            let panel = channels.start / PANEL;
-            let panels = conv.packed.panels(group, panel, conv.in_channels);
+            let panels = self.panels(&chunk);
             let epilogue = Epilogue {
                 activation: conv.activation,
                 residual: conv.residual,
                 scaled: conv.scaled,
-                channels: conv.packed.channels(group, panel, conv.in_channels),
+                channels: conv.packed.channels(group, channels.start / PANEL, conv.in_channels),
             };
+            let mut next_panels: &[Row] =
+                if cut.far_panels && i + 1 < chunks.end { self.panels(&cut.chunk(i + 1)) } else { &[] };
             for line in block.lines.clone() {
                 let [x_start, y_start, residual_start] = lines.start(line);
                 let pixels = |data, start: usize, stride, channel| {
@@ -223,7 +230,8 @@ impl Job<'_> {
                     let (input, output) = ((x, conv.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
                 };
-                let strip = strip.far(far && channels.start == 0);
+                let strip = strip.far(far && channels.start == 0).prefetching(next_panels);
+                next_panels = next_panels.get(block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
                 match kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile | Kernel::HalfTile => {

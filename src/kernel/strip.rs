@@ -118,6 +118,7 @@ pub(crate) struct Strip<'a> {
     pixels: usize,
     epilogue: Epilogue<'a>,
     far: bool,
+    next_panels: &'a [Row],
 }
 
 impl<'a> Strip<'a> {
@@ -142,12 +143,17 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far: false }
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far: false, next_panels: &[] }
     }
 
     /// The strip, whose input may have to come from beyond the L2 cache.
     pub fn far(self, far: bool) -> Self {
         Self { far, ..self }
+    }
+
+    /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
+    pub fn prefetching(self, next_panels: &'a [Row]) -> Self {
+        Self { next_panels, ..self }
     }
 
     pub fn is_far(&self) -> bool {
@@ -162,6 +168,7 @@ impl<'a> Strip<'a> {
             y: self.y.from(pixels * self.y.stride),
             residual: self.residual.map(|residual| residual.from(pixels * residual.stride)),
             pixels: self.pixels - pixels,
+            next_panels: self.next_panels.get(pixels * self.in_channels / PANEL..).unwrap_or_default(),
             ..self
         }
     }
@@ -227,10 +234,15 @@ impl<'a> Strip<'a> {
         Steps::new(self.x.stride)
     }
 
-    /// Where the tile of `rows` pixels begins that follows the one from `p` on; the latter's own place where none follows, or
-    /// not without gaps between its pixels. For a prefetch.
+    /// What the tile of `rows` pixels from `p` on should prefetch, as many values as it reads: of the panels that come next,
+    /// its share, or the tile of pixels that follows it; its own place where none follows, or not without gaps between its
+    /// pixels.
     #[inline(always)]
     pub(super) fn ahead(&self, p: usize, rows: usize) -> *const f32 {
+        let row = |p: usize| p * self.in_channels / PANEL;
+        if let Some(panels) = self.next_panels.get(row(p)..row(p + rows)) {
+            return panels.as_ptr().cast();
+        }
         let follows = p + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
         self.place(if follows { p + rows } else { p })
     }
