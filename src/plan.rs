@@ -21,13 +21,21 @@ struct Tuning {
     load: usize,
     /// A multiply-add from its start to its result: the least that one k of a tile takes.
     latency: usize,
+    /// What a shuffle takes from the multiply-adds.
+    shuffle: usize,
+    /// A vector of a panel that does not stay in L1: the least that its k takes.
+    far_vector: usize,
+    /// The most accumulators of a tile: what there is to choose from.
+    accumulators: &'static [usize],
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
     hidden_stores: usize,
     store: usize,
     /// Each vector of a tile whose output channels are not all there: it is finished out of line.
     partial: usize,
-    /// Each pixel of a tile beyond 8, for their addresses; a tile of one vector, where quads are shuffled, costs ten.
+    /// Each pixel of a tile beyond 8, for their addresses.
     pixel: usize,
+    /// What these are at least where a tile is one vector wide and quads are shuffled.
+    quads: usize,
     /// A call of a kernel: its setup, and the end that overlaps with nothing.
     call: usize,
     /// LANES pixels of the narrow kernel, whatever K is, and more of that for each of its output channels.
@@ -35,32 +43,30 @@ struct Tuning {
     channel: usize,
 }
 
-impl Tuning {
-    /// Whether stores cost something, so that there is a choice of smaller tiles.
-    fn has_small(&self) -> bool {
-        self.hidden_stores < usize::MAX
-    }
-
-    /// The most accumulators of a tile: any number, or as many as their stores cost next to nothing.
-    fn most_accumulators(&self, small: bool) -> usize {
-        if small { self.hidden_stores.saturating_add(2) } else { usize::MAX }
-    }
-}
+/// More accumulators than any tile has, and as many as a memo can hold.
+const ANY: usize = 31;
 
 /// Two multiply-adds and two loads start in a cycle, as on Zen 5 and on Intel's server cores. Zen 4 starts one and one of 512
 /// bits, which scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on
 /// Neoverse and Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle. What stores, calls and
 /// groups cost was measured on Zen 5, over tiles of all sizes and K from 8 to 512: with AVX-512, 28 accumulators take 14
 /// cycles more than their multiply-adds, 16 take 2; with AVX2 no tile is large enough for that.
-fn tuning(isa: Isa) -> Tuning {
+///
+/// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, so that tiles of one
+/// vector had better be too short for quads (9 pixels in place of 14: 10 % faster), and get a vector from L2 every 2.75 cycles.
+fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
         load: 4,
         latency: 32,
+        shuffle: 0,
+        far_vector: 0,
+        accumulators: &[ANY],
         hidden_stores,
         store: 8,
         partial: 40,
         pixel,
+        quads: 0,
         call: 320,
         group,
         channel,
@@ -69,7 +75,14 @@ fn tuning(isa: Isa) -> Tuning {
         Isa::Scalar => Tuning { latency: 4, partial: 0, call: 0, ..tuning(usize::MAX, 0, 0, 0) },
         Isa::Neon => tuning(usize::MAX, 0, 40, 4),
         Isa::Avx2 => tuning(usize::MAX, 0, 80, 8),
-        Isa::Avx512 => tuning(14, 16, 160, 16),
+        Isa::Avx512 => {
+            let zen = Tuning { quads: 160, accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
+            if L::shuffles_take_turns() {
+                Tuning { shuffle: 4, far_vector: 22, quads: 0, accumulators: &[ANY, 16, 9], ..zen }
+            } else {
+                zen
+            }
+        }
     }
 }
 
@@ -202,8 +215,8 @@ struct Choice {
     /// The most panels of a chunk, 1 to 4.
     panels: usize,
     tail: Tail,
-    /// No tile has more accumulators than stores are hidden.
-    small: bool,
+    /// No tile has more.
+    accumulators: usize,
 }
 
 /// The last choice, and for which number of pixels: choosing takes as long as a small run. It only ever repeats what would be
@@ -373,27 +386,27 @@ impl Choice {
     fn forced<L: Lanes>(tile: Tile, f: usize) -> Self {
         let panels = (tile.channels / PANEL).clamp(1, widest::<L>());
         let tail = if tile.tail.exists::<L>(f) { tile.tail } else { Tail::Panel };
-        Self { panels, tail, small: false }
+        Self { panels, tail, accumulators: ANY }
     }
 }
 
 impl Memo {
-    const BITS: u32 = 7;
+    /// Of a choice and whether rows conflict, below the number of pixels.
+    const BITS: u32 = 11;
 
     fn get(&self, pixels: usize, conflict: bool) -> Option<Choice> {
         let memo = self.0.load(Ordering::Relaxed);
-        let bit = |bit: u32| memo >> bit & 1 == 1;
-        (memo >> Self::BITS == pixels && bit(6) == conflict).then(|| Choice {
+        (memo >> Self::BITS == pixels && (memo >> 10 & 1 == 1) == conflict).then(|| Choice {
             panels: memo & 7,
             tail: Tail::ALL[(memo >> 3 & 3).min(2)],
-            small: bit(5),
+            accumulators: memo >> 5 & 31,
         })
     }
 
     fn set(&self, pixels: usize, conflict: bool, choice: Choice) {
         if pixels <= usize::MAX >> Self::BITS {
-            let bit = |set, bit: u32| usize::from(set) << bit;
-            let bits = choice.panels | (choice.tail as usize) << 3 | bit(choice.small, 5) | bit(conflict, 6);
+            let Choice { panels, tail, accumulators } = choice;
+            let bits = panels | (tail as usize) << 3 | accumulators << 5 | usize::from(conflict) << 10;
             self.0.store(pixels << Self::BITS | bits, Ordering::Relaxed);
         }
     }
@@ -413,8 +426,8 @@ impl Cut {
             None if conflict => ROWS_OF_A_SET,
             None => usize::MAX,
         };
-        let tuning = tuning(isa);
-        let Choice { panels: widest, tail, small } = match tile {
+        let tuning = tuning::<L>(isa);
+        let Choice { panels: widest, tail, accumulators: most_accumulators } = match tile {
             Some(tile) => Choice::forced::<L>(tile, f),
             None => memo.get(pixels, conflict).unwrap_or_else(|| {
                 let choice = choose::<L>(&tuning, most_rows, k, f, pixels);
@@ -432,7 +445,7 @@ impl Cut {
             tail,
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,
-            most_accumulators: tuning.most_accumulators(small),
+            most_accumulators,
         }
     }
 
@@ -476,12 +489,11 @@ fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> 
 /// The cheapest cut.
 fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Choice {
     let all_panels = f.div_ceil(PANEL);
-    let mut best = (usize::MAX, Choice { panels: 1, tail: Tail::Panel, small: false });
-    // Large tiles, and where their stores cost something, smaller ones.
-    for small in [false, true].into_iter().take(if tuning.has_small() { 2 } else { 1 }) {
-        let most_accumulators = tuning.most_accumulators(small);
+    let mut best = (usize::MAX, Choice { panels: 1, tail: Tail::Panel, accumulators: ANY });
+    // Large tiles, and where their stores or shuffles cost something, smaller ones.
+    for &accumulators in tuning.accumulators {
         let cost = |kernels: &[TileKernel<L>], halves| {
-            split(rows(kernels, halves, most_accumulators).min(most_rows), pixels)
+            split(rows(kernels, halves, accumulators).min(most_rows), pixels)
                 .into_iter()
                 .filter(|(_, tiles)| *tiles > 0)
                 .map(|(mr, tiles)| {
@@ -517,7 +529,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                     cost = cost.saturating_add(partial(divide_up(equal * PANEL, L::LANES), L::LANES));
                 }
                 if cost < best.0 {
-                    best = (cost, Choice { panels: width, tail, small });
+                    best = (cost, Choice { panels: width, tail, accumulators });
                 }
             }
         }
@@ -528,9 +540,12 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
 /// A tile's cost, so many half vectors wide: its k's are bound by multiply-adds, by loads, or by the chains' latency.
 fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, halves: usize) -> usize {
     let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
+    let held = L::held_quads(mr, nv);
     // A quad is one load in place of four.
-    let loads = (mr + nv) * tuning.load - L::held_quads(mr, nv) * tuning.load * 3 / 4;
-    let mut step = (accumulators * tuning.fma).max(loads).max(tuning.latency);
+    let loads = (mr + nv) * tuning.load - held * tuning.load * 3 / 4;
+    // Of quads, and of two pixels that share a vector.
+    let shuffles = (held + halves % 2 * mr / 2) * tuning.shuffle;
+    let mut step = (accumulators * tuning.fma + shuffles).max(loads).max(tuning.latency);
     // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
     if (7..12).contains(&accumulators) {
         step += 12 - accumulators;
@@ -538,11 +553,15 @@ fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, halv
     // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
     let far = |bytes: usize, cost: usize| if bytes > L1_BYTES { cost } else { 0 };
     let value = size_of::<f32>();
+    // Tiles behind the first read the panel again.
+    if pixels > mr {
+        step = step.max(far(k.saturating_mul(nv * L::LANES * value), nv * tuning.far_vector));
+    }
     let pixels_far = far(k.saturating_mul(pixels * value), k / 2 * mr);
     let panels_far = far(k.saturating_mul(nv * L::LANES * value), k / 4 * nv);
-    let rows = mr.saturating_sub(8).max(if nv == 1 { 10 } else { 0 });
+    let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
-    k.saturating_mul(step).saturating_add(pixels_far + panels_far + rows * tuning.pixel + stores)
+    k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores)
 }
 
 /// The narrow kernel's cost for `f` output channels.
@@ -553,7 +572,7 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
     let step = |groups: usize| {
         let loads = (groups * L::LANES.div_ceil(4) + f) * tuning.load;
         // Shuffles hold up some multiply-adds: eight channels reach 83 % of the peak alone, and less behind tiles.
-        (groups * f * tuning.fma * 4 / 3).max(loads).max(tuning.latency)
+        (groups * f * tuning.fma * 4 / 3 + groups * 4 * tuning.shuffle).max(loads).max(tuning.latency)
     };
     let steps = pairs * step(2) + (groups - 2 * pairs) * step(1);
     k.saturating_mul(steps).saturating_add(groups * (tuning.group + f * tuning.channel) + tuning.call)
@@ -758,12 +777,12 @@ mod tests {
     #[test]
     fn a_memo_knows_what_it_is_about() {
         let memo = Memo::default();
-        let choice = Choice { panels: 4, tail: Tail::Narrow, small: false };
+        let choice = Choice { panels: 4, tail: Tail::Narrow, accumulators: ANY };
         assert_eq!(memo.get(49, false), None);
         memo.set(49, false, choice);
         assert_eq!(memo.clone().get(49, false), Some(choice));
         assert_eq!((memo.get(49, true), memo.get(48, false)), (None, None));
-        let other = Choice { panels: 1, tail: Tail::Half, small: true };
+        let other = Choice { panels: 1, tail: Tail::Half, accumulators: 9 };
         memo.set(1, true, other);
         assert_eq!((memo.get(1, true), memo.get(49, false)), (Some(other), None));
         // More pixels than it can hold.

@@ -231,6 +231,11 @@ impl Lanes for V4 {
         tile::AVX512_HALF
     }
 
+    fn shuffles_take_turns() -> bool {
+        // Intel's CPUs: those without the extension that only AMD's have.
+        pulp::core_arch::x86::Sse4a::try_new().is_none()
+    }
+
     #[inline(always)]
     fn held_quads(mr: usize, nv: usize) -> usize {
         if nv == 1 && mr >= 10 { 3 } else { 0 }

@@ -191,6 +191,10 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn half_tiles() -> &'static [TileKernel<Self>] {
         &[]
     }
+    /// Whether this CPU's shuffles and blends take a turn in the pipes of the multiply-adds.
+    fn shuffles_take_turns() -> bool {
+        false
+    }
     /// Of how many of its pixels a tile of `mr` pixels by `nv` vectors holds quads in registers. The other pixels' values
     /// are broadcast from memory, one load each.
     #[inline(always)]
