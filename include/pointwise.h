@@ -282,7 +282,8 @@ enum pw_status pw_conv_output_shape(const struct pw_conv *conv, const size_t *in
 /// output[n, i, j, f] = residual[n, i, j, f] + activation(scale[f] * sum + shift[f])   // PW_RESIDUAL_AFTER_ACTIVATION
 /// ```
 /// The bits do not depend on the ISA, the threads, the strides or the batch: the sum is one chain of fused
-/// multiply-adds, which starts at the bias and takes k in ascending order. Nothing is allocated.
+/// multiply-adds, which starts at the bias and takes k in ascending order. Nor do they depend on how the calling thread, or
+/// one of the pool's, rounds, flushes denormals or traps exceptions; it is left as it was. Nothing is allocated.
 ///
 /// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. It may be the output itself,
 /// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only

@@ -1,6 +1,6 @@
 //! Batch normalisation, folded into the convolution in front of it.
 
-use crate::Error;
+use crate::{Error, environment::in_default};
 use alloc::vec::Vec;
 
 /// The weights and biases of a convolution that does what this one and a batch norm behind it do.
@@ -51,18 +51,20 @@ pub fn fold_batch_norm(
             return Err(Error::Length { what, expected, actual });
         }
     }
-    let eps = f64::from(eps);
-    if let Some((channel, actual)) = variance.iter().enumerate().find(|(_, v)| f64::from(**v) + eps <= 0.0) {
-        return Err(Error::Variance { channel, actual: *actual });
-    }
-    let scale = |f: usize| f64::from(gamma[f]) / libm::sqrt(f64::from(variance[f]) + eps);
-    let folded = |f: usize| {
-        let of_channel = &weights[f * in_channels..][..in_channels];
-        of_channel.iter().map(move |weight| (scale(f) * f64::from(*weight)) as f32)
-    };
-    let bias = |f: usize| {
-        let bias = bias.map_or(0.0, |bias| f64::from(bias[f]));
-        (f64::from(beta[f]) + scale(f) * (bias - f64::from(mean[f]))) as f32
-    };
-    Ok(((0..out_channels).flat_map(folded).collect(), (0..out_channels).map(bias).collect()))
+    in_default(|| {
+        let eps = f64::from(eps);
+        if let Some((channel, actual)) = variance.iter().enumerate().find(|(_, v)| f64::from(**v) + eps <= 0.0) {
+            return Err(Error::Variance { channel, actual: *actual });
+        }
+        let scale = |f: usize| f64::from(gamma[f]) / libm::sqrt(f64::from(variance[f]) + eps);
+        let folded = |f: usize| {
+            let of_channel = &weights[f * in_channels..][..in_channels];
+            of_channel.iter().map(move |weight| (scale(f) * f64::from(*weight)) as f32)
+        };
+        let bias = |f: usize| {
+            let bias = bias.map_or(0.0, |bias| f64::from(bias[f]));
+            (f64::from(beta[f]) + scale(f) * (bias - f64::from(mean[f]))) as f32
+        };
+        Ok(((0..out_channels).flat_map(folded).collect(), (0..out_channels).map(bias).collect()))
+    })
 }

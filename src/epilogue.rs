@@ -22,6 +22,7 @@
 
 use crate::{
     Error,
+    environment::in_default,
     kernel::{Channels, Lanes, Row},
 };
 
@@ -172,7 +173,8 @@ impl Activation {
         let finite = |what, actual: f32| {
             if actual.is_finite() { Ok(()) } else { Err(Error::Parameter { what, actual }) }
         };
-        match self {
+        // A comparison is arithmetic, too: flushed, two denormals are equal.
+        in_default(|| match self {
             Activation::Clamp { min, max } if min.is_nan() || max.is_nan() || min > max => {
                 Err(Error::Clamp { min, max })
             }
@@ -181,7 +183,7 @@ impl Activation {
             Activation::Swish { beta } => finite("beta", beta),
             Activation::Elu { alpha } => finite("alpha", alpha),
             _ => Ok(()),
-        }
+        })
     }
 }
 

@@ -36,9 +36,13 @@
 //! So the result does not depend on the instruction set, the register tile, the number of threads, the batch, where the
 //! tensors lie, or how the work was split: a model gives the same answer on a laptop, a server and a phone, and tests
 //! compare bits. The activations are part of it: each is one sequence of IEEE 754 operations, the same on every
-//! instruction set. Payload and sign of a NaN are the only exception. A NaN in gives a NaN out, denormals are kept, and
-//! the floating-point environment is neither read nor changed; it is expected to be the default one (round to nearest, no
-//! flushing of denormals). [`mod@reference`] is the definition, in plain loops.
+//! instruction set. Payload and sign of a NaN are the only exception. A NaN in gives a NaN out, and denormals are kept.
+//! [`mod@reference`] is the definition, in plain loops.
+//!
+//! Nor does it depend on the caller's floating-point environment, or on that of an executor's threads. Where a thread flushes
+//! denormals (DAZ, FTZ, FZ), rounds otherwise than to nearest, or traps exceptions, the default is set while this crate
+//! computes there, and what was there is restored, also where a panic passes through. To find that there is nothing to do
+//! takes a nanosecond. This holds on x86 with SSE and on aarch64; on other targets the default environment is expected.
 //!
 //! # What follows the sum
 //!
@@ -90,6 +94,7 @@ mod batch_norm;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod conv;
+mod environment;
 mod epilogue;
 mod error;
 mod exec;

@@ -12,6 +12,7 @@
 
 use crate::{
     Activation, Error, Nhwc, NhwcMut, ResidualOrder,
+    environment::in_default,
     epilogue::{self, WithActivation},
     kernel::{Lanes, Scalar},
 };
@@ -92,29 +93,31 @@ impl Reference<'_> {
         let [ho, wo] = [crate::conv::output_size(h, self.stride.0), crate::conv::output_size(w, self.stride.1)];
         crate::run::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
 
-        for image in 0..n {
-            for i in 0..ho {
-                for j in 0..wo {
-                    let pixel = x.pixel(image, i * self.stride.0, j * self.stride.1).expect("inside the input");
-                    let residual = residual.map(|r| r.pixel(image, i, j).expect("inside the residual"));
-                    let out = y.pixel_mut(image, i, j).expect("inside the output");
-                    for (channel, out) in out.iter_mut().enumerate() {
-                        let first = channel / f * k;
-                        let mut sum = self.bias.map_or(0.0, |bias| bias[channel]);
-                        for i in 0..k {
-                            sum = Scalar.mul_add(pixel[first + i], self.weights[channel * k + i], sum);
+        in_default(|| {
+            for image in 0..n {
+                for i in 0..ho {
+                    for j in 0..wo {
+                        let pixel = x.pixel(image, i * self.stride.0, j * self.stride.1).expect("inside the input");
+                        let residual = residual.map(|r| r.pixel(image, i, j).expect("inside the residual"));
+                        let out = y.pixel_mut(image, i, j).expect("inside the output");
+                        for (channel, out) in out.iter_mut().enumerate() {
+                            let first = channel / f * k;
+                            let mut sum = self.bias.map_or(0.0, |bias| bias[channel]);
+                            for i in 0..k {
+                                sum = Scalar.mul_add(pixel[first + i], self.weights[channel * k + i], sum);
+                            }
+                            let value = Value {
+                                sum,
+                                scale_shift: self.scale_shift.map(|(scale, shift)| [scale[channel], shift[channel]]),
+                                residual: (residual.map(|residual| residual[channel]), self.residual),
+                                slope: self.slopes.map_or(0.0, |slopes| slopes[channel]),
+                            };
+                            *out = epilogue::with_activation(Scalar, self.activation, value);
                         }
-                        let value = Value {
-                            sum,
-                            scale_shift: self.scale_shift.map(|(scale, shift)| [scale[channel], shift[channel]]),
-                            residual: (residual.map(|residual| residual[channel]), self.residual),
-                            slope: self.slopes.map_or(0.0, |slopes| slopes[channel]),
-                        };
-                        *out = epilogue::with_activation(Scalar, self.activation, value);
                     }
                 }
             }
-        }
+        });
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape,
+    environment::in_default,
     epilogue::Epilogue,
     isa::with_lanes,
     kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
@@ -186,10 +187,11 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
         }
     };
     if schedule.threads == 1 {
-        (0..schedule.tasks()).for_each(task);
+        in_default(|| (0..schedule.tasks()).for_each(task));
         return Ok(());
     }
-    crate::exec::run_each_once(executor, schedule.tasks(), task)
+    // Each thread has an environment of its own.
+    crate::exec::run_each_once(executor, schedule.tasks(), |i| in_default(|| task(i)))
 }
 
 impl Job<'_> {

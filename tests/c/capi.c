@@ -1,5 +1,6 @@
 // The C interface from C: bits against plain loops, errors, threads, the caller's own threads.
 
+#include <fenv.h>
 #include <math.h>
 #include <pointwise.h>
 #include <pthread.h>
@@ -135,7 +136,10 @@ static void test_bits(void) {
         pw_nhwc_f32 output = {.data = y, .n = N, .h = OH, .w = OW, .c = F, .row_stride = ROW, .pixel_stride = PIXEL};
         for (size_t p = 0; p < sizeof pools / sizeof *pools; p++) {
             for (size_t v = 0; v < SIZE; v++) y[v] = -7;
+            // How the caller, and threads that it starts, round changes nothing, and stays.
+            fesetround(FE_UPWARD);
             CHECK(pw_conv_f32_run(conv, &input, &added, &output, pools[p]) == PW_OK);
+            CHECK(fegetround() == FE_UPWARD && !fesetround(FE_TONEAREST));
             CHECK(!memcmp(y, expected, SIZE * sizeof *y));
         }
         printf("%s: the bits of the definition\n", pw_isa_name(isas[i]));
