@@ -77,9 +77,9 @@ pub(crate) fn run_each_once(
 ) -> Result<(), Error> {
     let (taken, finished) = (AtomicUsize::new(0), AtomicUsize::new(0));
     executor.run(tasks, &|_| {
-        // More calls than tasks cannot wrap a counter of the machine's word.
-        let next = taken.fetch_add(1, Ordering::Relaxed);
-        if next < tasks {
+        // Counts no further than there are tasks: however many calls do not wrap it.
+        let take = |next| if next < tasks { Some(next + 1) } else { None };
+        if let Ok(next) = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             task(next);
             finished.fetch_add(1, Ordering::Release);
         }

@@ -13,7 +13,7 @@
 
 use crate::{Executor, exec::work_off};
 use core::{
-    hint,
+    hint, mem,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -64,6 +64,9 @@ struct State {
 /// The calling thread works too. Where several threads run on one pool at the same time, one gets its threads, and the others
 /// work alone.
 ///
+/// `fork` does not take the threads along: in the child a pool that was made before works with the calling thread alone. Make
+/// it anew there. A task must not fork and go on in the child: it would wait for the others.
+///
 /// # Example
 /// ```
 /// use pointwise::{Executor, Nhwc, NhwcMut, PointwiseConv, Pool};
@@ -81,6 +84,8 @@ struct State {
 pub struct Pool {
     shared: Arc<Shared>,
     others: Vec<JoinHandle<()>>,
+    /// Where the others are.
+    process: u32,
     /// Held by the run that has the threads.
     turn: Mutex<()>,
 }
@@ -105,7 +110,8 @@ impl Pool {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn new(threads: usize) -> io::Result<Self> {
-        let mut pool = Self { shared: Arc::default(), others: Vec::new(), turn: Mutex::default() };
+        let (shared, process) = (Arc::default(), process());
+        let mut pool = Self { shared, others: Vec::new(), process, turn: Mutex::default() };
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let name = std::format!("pointwise-{i}");
@@ -121,39 +127,38 @@ impl Pool {
             Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
             Err(TryLockError::WouldBlock) => return work(),
         };
-        // SAFETY: only the lifetime changes. The reference is in `state.work` until `Running` is dropped, which is before
-        // this function returns or unwinds, and `Running` then waits for all threads that took it.
-        let work: Work = unsafe { core::mem::transmute::<&(dyn Fn() + Sync), Work>(work) };
-        let mut state = self.shared.lock();
-        state.work = Some(work);
+        let mut state = match self.shared.state.try_lock() {
+            Ok(state) => state,
+            // One of the others held it when this process was forked, and holds it for ever.
+            Err(_) if process() != self.process => return work(),
+            Err(_) => self.shared.lock(),
+        };
+        // SAFETY: only the lifetime changes. The reference is in `state.work` until it is taken back below, nothing in between
+        // unwinds, and this function then waits for all threads that took it.
+        state.work = Some(unsafe { mem::transmute::<&(dyn Fn() + Sync), Work>(work) });
         self.shared.runs.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
             self.shared.wake.notify_all();
         }
         drop(state);
-        let running = Running(&self.shared);
-        work();
-        drop(running);
-        let panic = self.shared.lock().panic.take();
+        let own = panic::catch_unwind(AssertUnwindSafe(work));
+        self.shared.lock().work = None;
+        // Those inside are at their last task; a thread that the system has put aside needs a core.
+        let mut spins = 0;
+        while self.shared.inside.load(Ordering::Acquire) > 0 {
+            pause(&mut spins);
+        }
+        let others = self.shared.lock().panic.take();
         drop(turn);
-        if let Some(panic) = panic {
+        if let Some(panic) = own.err().or(others) {
             panic::resume_unwind(panic);
         }
     }
 }
 
-/// A run in progress. Its end takes the work back and waits for those at it, also where the caller's own part panics.
-struct Running<'a>(&'a Shared);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.lock().work = None;
-        // Those inside are at their last task; a thread that the system has put aside needs a core.
-        let mut spins = 0;
-        while self.0.inside.load(Ordering::Acquire) > 0 {
-            pause(&mut spins);
-        }
-    }
+/// Tells the child of a fork from its parent. Other systems than Unix have no forks, and not all of them processes.
+fn process() -> u32 {
+    if cfg!(unix) { std::process::id() } else { 0 }
 }
 
 /// Spins, and every now and then lets another thread have the core.
@@ -210,6 +215,10 @@ impl Shared {
 
 impl Drop for Pool {
     fn drop(&mut self) {
+        if process() != self.process {
+            // There is nobody to wait for.
+            return mem::forget(mem::take(&mut self.others));
+        }
         self.shared.lock().stop = true;
         self.shared.runs.fetch_add(1, Ordering::Release);
         self.shared.wake.notify_all();
@@ -287,6 +296,35 @@ mod tests {
             assert_eq!(*outcome.unwrap_err().downcast::<std::string::String>().unwrap(), std::format!("task {bad}"));
             count(&pool, 50);
         }
+    }
+
+    #[test]
+    fn panics_of_several_threads_are_one_and_none_is_left_over() {
+        let pool = Pool::new(3).unwrap();
+        for _ in 0..100 {
+            let at_work = AtomicUsize::new(0);
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+                pool.run(3, &|_| {
+                    // Until two are at work.
+                    at_work.fetch_add(1, Ordering::Relaxed);
+                    while at_work.load(Ordering::Relaxed) < 2 {
+                        thread::yield_now();
+                    }
+                    panic::resume_unwind(Box::new(7));
+                });
+            }));
+            assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&7));
+            count(&pool, 50);
+        }
+    }
+
+    /// As in a child process, where none of the others is and the lock may be held for ever.
+    #[test]
+    fn a_pool_without_its_threads_works_alone() {
+        let mut pool = Pool::new(3).unwrap();
+        pool.process = process().wrapping_add(1);
+        mem::forget(pool.shared.lock());
+        count(&pool, 50);
     }
 
     #[test]

@@ -158,6 +158,23 @@ impl Executor for Threads {
     }
 }
 
+/// An executor that is worth its threads for small cases, too.
+pub struct Eager<'a, E: ?Sized>(pub &'a E);
+
+impl<E: Executor + ?Sized> Executor for Eager<'_, E> {
+    fn threads(&self) -> usize {
+        self.0.threads()
+    }
+
+    fn work_per_thread(&self) -> usize {
+        1 << 12
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.0.run(tasks, task);
+    }
+}
+
 /// What an untouched value of an output buffer holds.
 pub const CANARY: f32 = -12_345.679;
 

@@ -1,0 +1,249 @@
+//! Whatever an executor does, no task runs twice; whether too few run, or something panics, the convolution and the pool work
+//! afterwards.
+
+mod common;
+
+use common::{Case, Eager, Tensors, assert_same};
+use pointwise::{Error, Executor, Nhwc, NhwcMut, PointwiseConv, Pool, Serial};
+use rand::seq::SliceRandom;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+/// An executor that is a function of the number of tasks and the task.
+struct Does<F: Fn(usize, &(dyn Fn(usize) + Sync))>(F);
+
+impl<F: Fn(usize, &(dyn Fn(usize) + Sync))> Executor for Does<F> {
+    fn threads(&self) -> usize {
+        4
+    }
+
+    fn work_per_thread(&self) -> usize {
+        1 << 12
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        (self.0)(tasks, task);
+    }
+}
+
+/// A convolution in place, where a task that runs twice shows.
+struct Layer {
+    tensors: Tensors,
+    conv: PointwiseConv,
+    expected: Vec<f32>,
+}
+
+const CASE: Case = Case {
+    input: [1, 7, 9, 32],
+    out_channels: 72,
+    groups: 1,
+    stride: (1, 1),
+    bias: true,
+    scale_shift: false,
+    residual: true,
+    in_place: true,
+    residual_order: pointwise::ResidualOrder::BeforeActivation,
+    activation: pointwise::Activation::Identity,
+    values: common::Values::Ordinary,
+    padding: [common::Padding { front: 0, pixel: 0, row: 0, batch: 0 }; 3],
+    threads: 1,
+    tile: None,
+    seed: 3,
+};
+
+impl Layer {
+    fn new() -> Self {
+        let tensors = CASE.tensors();
+        let conv = CASE.build(&tensors, pointwise::Isa::detect().unwrap()).unwrap();
+        let mut expected = CASE.reference(&tensors);
+        expected.truncate(tensors.residual.len());
+        Self { tensors, conv, expected }
+    }
+
+    /// What a run returns, and the output.
+    fn run(&self, executor: &dyn Executor) -> (thread::Result<Result<(), Error>>, Vec<f32>) {
+        let mut y = self.tensors.residual.clone();
+        let returned = catch_unwind(AssertUnwindSafe(|| {
+            let x = Nhwc::new(&self.tensors.x, CASE.input)?;
+            self.conv.run_accumulate_with(executor, x, NhwcMut::new(&mut y, CASE.output())?)
+        }));
+        (returned, y)
+    }
+
+    #[track_caller]
+    fn check(&self, executor: &dyn Executor, what: &str) {
+        let (returned, y) = self.run(executor);
+        returned.expect(what).expect(what);
+        assert_same(&y, &self.expected, what);
+    }
+
+    /// Each value is as it was, or as it should be; returns how many of them are the latter.
+    #[track_caller]
+    fn done(&self, y: &[f32]) -> usize {
+        let (before, expected) = (&self.tensors.residual, &self.expected);
+        let as_before = y.iter().zip(before).filter(|(y, before)| y == before).count();
+        let done = y.iter().zip(expected).filter(|(y, expected)| y == expected).count();
+        assert_eq!(as_before + done, y.len(), "each value is as it was, or as it should be");
+        done
+    }
+}
+
+/// Fails where this takes longer than a deadlock should.
+fn without_deadlock(work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    if wait.recv_timeout(Duration::from_secs(120)) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("deadlock");
+    }
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+#[test]
+fn any_calls_in_any_order() {
+    let layer = Layer::new();
+    layer.check(&Does(|tasks, task| (0..tasks).rev().for_each(task)), "backwards");
+    layer.check(
+        &Does(|tasks, task| {
+            let mut order: Vec<_> = (0..tasks).collect();
+            order.shuffle(&mut common::rng(1));
+            order.into_iter().for_each(task);
+        }),
+        "shuffled",
+    );
+    layer.check(
+        &Does(|tasks, task| {
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| (0..tasks).for_each(task));
+                }
+            });
+        }),
+        "each on four threads at once",
+    );
+    layer.check(&Does(|tasks, task| (0..tasks).for_each(|_| task(0))), "always the first");
+    layer.check(
+        &Does(|tasks, task| {
+            for wild in [tasks, tasks + 1, usize::MAX, usize::MAX / 2] {
+                (0..tasks).for_each(|_| task(wild));
+            }
+        }),
+        "too many, and none of the numbers that were asked for",
+    );
+}
+
+#[test]
+fn too_few_calls() {
+    let layer = Layer::new();
+    for (part, parts) in [(0, 1), (1, 3), (2, 3)] {
+        let few = Does(|tasks, task| (0..tasks * part / parts).for_each(task));
+        let tasks = layer.conv.plan(CASE.input, &few).unwrap().tasks;
+        let (returned, y) = layer.run(&few);
+        let actual = tasks * part / parts;
+        assert_eq!(returned.unwrap(), Err(Error::Executor { expected: tasks, actual }));
+        assert_eq!(layer.done(&y) > 0, actual > 0);
+        layer.check(&Serial, "afterwards");
+    }
+}
+
+#[test]
+fn panics_pass_through() {
+    let layer = Layer::new();
+    let pool = Pool::new(3).unwrap();
+    // After so many tasks, on the calling thread, and among others on a pool's.
+    for part in [0usize, 1, 2] {
+        let alone = Does(|tasks, task| {
+            (0..tasks * part / 2).for_each(task);
+            resume_unwind(Box::new(part));
+        });
+        let on_a_pool = Does(|tasks, task| {
+            pool.run(tasks + 1, &|i| if i == tasks * part / 2 { resume_unwind(Box::new(part)) } else { task(i) });
+        });
+        for executor in [&alone as &dyn Executor, &on_a_pool] {
+            let (returned, y) = layer.run(executor);
+            assert_eq!(returned.unwrap_err().downcast_ref(), Some(&part));
+            layer.done(&y);
+            layer.check(&pool, "afterwards");
+        }
+    }
+}
+
+/// Each task also runs a convolution on the pool that runs the task.
+fn nested(pool: impl Executor + Sync) {
+    let layer = Layer::new();
+    let nested = Does(|tasks, task| {
+        pool.run(tasks, &|i| {
+            layer.check(&Eager(&pool), "inside");
+            task(i);
+        });
+    });
+    (0..5).for_each(|_| layer.check(&nested, "outside"));
+}
+
+#[test]
+fn a_task_may_run_a_convolution_on_its_own_pool() {
+    without_deadlock(|| nested(Pool::new(3).unwrap()));
+    #[cfg(feature = "rayon")]
+    without_deadlock(|| nested(rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap()));
+}
+
+#[test]
+fn many_threads_share_a_convolution_and_a_pool() {
+    without_deadlock(|| {
+        let (layer, pool) = (Layer::new(), Pool::new(3).unwrap());
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..50).for_each(|_| layer.check(&Eager(&pool), "shared")));
+            }
+        });
+    });
+}
+
+/// In the child a pool that was made before has no threads.
+#[cfg(unix)]
+#[test]
+fn a_forked_process() {
+    let (layer, pool) = (Layer::new(), Pool::new(3).unwrap());
+    let runs = |executor: &dyn Executor| {
+        let (returned, y) = layer.run(executor);
+        matches!(returned, Ok(Ok(()))) && y == layer.expected
+    };
+    let on = |pool: &Pool| runs(&Eager(pool));
+    for pause in [0, 0, 0, 0, 5] {
+        assert!(on(&pool));
+        // The threads are awake, or asleep.
+        thread::sleep(Duration::from_millis(pause));
+        // SAFETY: the child calls nothing that needs one of the threads that it has not, and ends below.
+        let child = unsafe { libc::fork() };
+        assert!(child >= 0, "fork");
+        if child == 0 {
+            let right = catch_unwind(AssertUnwindSafe(|| {
+                let right = runs(&Serial) && on(&pool) && on(&pool) && Pool::new(2).is_ok_and(|anew| on(&anew));
+                // SAFETY: nobody uses it again, for this process ends.
+                drop(unsafe { std::ptr::read(&pool) });
+                right
+            }));
+            // SAFETY: it ends the process.
+            unsafe { libc::_exit(if matches!(right, Ok(true)) { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        let finished = (0..6000).any(|_| {
+            thread::sleep(Duration::from_millis(10));
+            // SAFETY: the child, and room for its status.
+            unsafe { libc::waitpid(child, &mut status, libc::WNOHANG) == child }
+        });
+        if !finished {
+            // SAFETY: the child.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            panic!("the child hangs");
+        }
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "the child: status {status:#x}");
+        assert!(on(&pool), "the parent goes on");
+    }
+}
