@@ -2,7 +2,8 @@
 
 mod common;
 
-use pointwise::{Isa, IsaChoice, Kernel, PointwiseConv};
+use pointwise::{Error, Executor, Isa, IsaChoice, Kernel, Nhwc, NhwcMut, PointwiseConv};
+use std::time::{Duration, Instant};
 
 fn conv(k: usize, f: usize, isa: Isa) -> PointwiseConv {
     PointwiseConv::builder(k, f).isa(isa).build(&vec![0.0; k * f]).expect("it builds")
@@ -88,5 +89,50 @@ fn absurd_shapes() {
                 }
             }
         }
+    }
+}
+
+/// Returns without having run anything.
+struct Idle;
+
+impl Executor for Idle {
+    fn threads(&self) -> usize {
+        4
+    }
+
+    fn work_per_thread(&self) -> usize {
+        1
+    }
+
+    fn run(&self, _tasks: usize, _task: &(dyn Fn(usize) + Sync)) {}
+}
+
+/// A million times as many pixels take as long to decide on, within what a busy machine adds.
+#[test]
+fn deciding_takes_as_long_for_many_pixels() {
+    fn least(mut f: impl FnMut()) -> Duration {
+        let time = |_| {
+            let start = Instant::now();
+            (0..20).for_each(|_| f());
+            start.elapsed()
+        };
+        (0..500).map(time).min().unwrap_or_default()
+    }
+    // No page of it is ever touched.
+    let mut y = vec![0.0; 1 << 26];
+    for isa in common::isas() {
+        let conv = conv(8, 1, *isa);
+        let [few, many] = [[1, 1, 64, 8], [64, 1024, 1024, 8]].map(|shape| {
+            let planned = least(|| drop(conv.plan(shape, &Idle)));
+            let decided = least(|| {
+                let x = Nhwc::with_strides(&[0.0; 8], shape, [0; 3]).unwrap();
+                let [n, h, w, _] = shape;
+                let y = NhwcMut::new(&mut y[..n * h * w], [n, h, w, 1]).unwrap();
+                assert!(matches!(conv.run_with(&Idle, x, y), Err(Error::Executor { actual: 0, .. })));
+            });
+            [planned, decided]
+        });
+        println!("{isa}: 20 plans and 20 runs that do nothing: {few:?}; with 2^20 times as many pixels {many:?}");
+        assert!(few.into_iter().zip(many).all(|(few, many)| many < 8 * few), "{isa}: {few:?}, {many:?}");
     }
 }
