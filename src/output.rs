@@ -46,7 +46,8 @@ impl<'a> OutputValues<'a> {
     #[inline(always)]
     pub unsafe fn slice(&self, offset: usize, len: usize) -> &'a [f32] {
         debug_assert!(offset + len <= self.len);
-        // SAFETY: this function's contract.
+        // SAFETY: these values are among those from `start` on, which live for `'a`; that nobody writes them meanwhile, the caller
+        // knows.
         unsafe { slice::from_raw_parts(self.start.add(offset), len) }
     }
 
@@ -58,7 +59,8 @@ impl<'a> OutputValues<'a> {
     #[inline(always)]
     pub unsafe fn slice_mut(&self, offset: usize, len: usize) -> &'a mut [f32] {
         debug_assert!(offset + len <= self.len);
-        // SAFETY: this function's contract.
+        // SAFETY: these values are among those from `start` on, which live for `'a`; that nobody reads or writes them meanwhile,
+        // the caller knows.
         unsafe { slice::from_raw_parts_mut(self.start.add(offset), len) }
     }
 }

@@ -72,7 +72,8 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
 /// The strip has these pixels, and F output channels.
 #[inline(always)]
 unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize) {
-    debug_assert!(count > 0 && pixel + (G - 1) * L::LANES + count <= strip.pixels());
+    debug_assert!((1..=L::LANES).contains(&count) && pixel + (G - 1) * L::LANES + count <= strip.pixels());
+    debug_assert_eq!(strip.out_channels(), F);
     let k = strip.in_channels();
     // The pixel of a group's lane, inside the strip for every lane.
     let at = |g: usize, l: usize| pixel + g * L::LANES + if count < L::LANES { l.min(count - 1) } else { l };
@@ -214,6 +215,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
 /// The strip has `count` pixels from `pixel` on, and as many output channels as there are columns.
 #[inline(always)]
 unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize, columns: &[Row]) {
+    debug_assert!(pixel + count <= strip.pixels() && columns.len() <= strip.out_channels());
     for channel in (0..columns.len()).step_by(L::LANES) {
         for l in (0..count).step_by(4) {
             let rows = simd.transpose(
@@ -243,6 +245,7 @@ unsafe fn finish_columns<L: Lanes>(
     sums: &[L::Vector],
     f: usize,
 ) {
+    debug_assert!(sums.len().is_multiple_of(f) && f <= strip.out_channels());
     struct Columns<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,

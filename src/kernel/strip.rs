@@ -22,7 +22,7 @@ impl<'a> Pixels<'a> {
     #[inline(always)]
     unsafe fn get(&self, p: usize, len: usize) -> &'a [f32] {
         debug_assert!(holds(self.data.len(), self.stride, p + 1, len));
-        // SAFETY: this function's contract.
+        // SAFETY: the values are there, by this function's contract; so the product, which is an index of one, does not overflow.
         unsafe { self.data.get_unchecked(p * self.stride..).get_unchecked(..len) }
     }
 }
@@ -98,6 +98,7 @@ impl Steps {
     /// From a place in one pixel to the same in the `m`-th behind it, `m < PANEL`.
     #[inline(always)]
     pub fn from(&self, place: *const f32, m: usize) -> *const f32 {
+        debug_assert!(m < PANEL);
         if m == 0 {
             return place;
         }
@@ -210,7 +211,7 @@ impl<'a> Strip<'a> {
     pub(super) unsafe fn panel(&self, p: usize) -> Panel<'a> {
         debug_assert!(p * PANEL < self.out_channels);
         let len = self.in_channels + 1;
-        // SAFETY: `new` has checked that the panels of all output channels are there.
+        // SAFETY: `new` has checked that the panels of all output channels are there, and the `p`-th is one of them.
         let rows = unsafe { self.panels.get_unchecked(p * len..).get_unchecked(..len) };
         let (fours, rest) = rows[1..].as_chunks();
         Panel { bias: &rows[0], fours, rest }

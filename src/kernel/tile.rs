@@ -67,6 +67,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
+    debug_assert!(strip.out_channels() > (NV - 1) / per_panel * PANEL);
     // SAFETY: the strip has output channels, and so a panel.
     let mut panels = [unsafe { strip.panel(0) }; NV];
     unrolled::<NV>(
@@ -146,6 +147,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
+    debug_assert!(pixel + MR <= strip.pixels() && channels <= strip.out_channels());
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
@@ -205,6 +207,7 @@ unsafe fn finish_rows<L: Lanes>(
     nv: usize,
     channels: usize,
 ) {
+    debug_assert!(pixel + sums.len() / nv <= strip.pixels() && channels <= strip.out_channels());
     struct Rows<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
