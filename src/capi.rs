@@ -690,7 +690,7 @@ pub unsafe extern "C" fn pw_conv_output_shape(
 /// ```
 /// The bits do not depend on the ISA, the threads, the strides or the batch: the sum is one chain of fused
 /// multiply-adds, which starts at the bias and takes k in ascending order. Nor do they depend on how the calling thread, or
-/// one of the pool's, rounds, flushes denormals or traps exceptions; it is left as it was. Nothing is allocated.
+/// one of the pool's, rounds, flushes denormals or traps exceptions; that is left as it was. Nothing is allocated.
 ///
 /// `residual` may be null; it and `output` have the shape that `pw_conv_output_shape` tells. It may be the output itself,
 /// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only
@@ -728,7 +728,8 @@ pub unsafe extern "C" fn pw_conv_f32_run(
 /// pass; more take more.
 ///
 /// What is said there holds for each head. Their outputs may not share values with each other, nor with a residual of
-/// another, but they may lie side by side: views of different channels of one tensor, with equal strides.
+/// another, but they may lie side by side: views of different channels of one tensor, with equal strides. Every two heads
+/// are compared for that.
 ///
 /// # Safety
 /// As for `pw_conv_f32_run`; `heads` points to `count` of them.
