@@ -1,7 +1,8 @@
 //! `POINTWISE_MAX_ISA`: read once a process, so each value is tried in a process of its own.
 
+mod common;
+
 use pointwise::{Isa, IsaChoice, PointwiseConv};
-use std::process::Command;
 
 /// What the child process of the test below does; by itself it passes.
 #[test]
@@ -23,18 +24,7 @@ fn child() {
 
 /// What the child says under a value of the variable.
 fn child_says(value: &str) -> String {
-    let test = std::env::current_exe().expect("the test's own file");
-    let mut command = match std::env::var("POINTWISE_TEST_RUNNER") {
-        // An emulator does not pass itself on to a child process.
-        Ok(runner) => {
-            let mut words = runner.split(' ');
-            let mut command = Command::new(words.next().expect("a program"));
-            command.args(words).arg(test);
-            command
-        }
-        Err(_) => Command::new(test),
-    };
-    let output = command.args(["--exact", "child", "--nocapture"]).env("POINTWISE_MAX_ISA", value).output();
+    let output = common::child("child").env("POINTWISE_MAX_ISA", value).output();
     let output = output.expect("the test's own file runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}");

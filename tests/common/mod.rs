@@ -3,12 +3,14 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod activations;
+pub mod random;
 
 use pointwise::{
     Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides, Tile,
     reference::Reference,
 };
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rand::{RngExt, SeedableRng, rngs::SmallRng, seq::SliceRandom};
+use std::process::Command;
 
 /// The ISAs to test: all that the CPU has. Fails where `POINTWISE_TEST_ISAS` lists one that it has not.
 pub fn isas() -> &'static [Isa] {
@@ -20,6 +22,23 @@ pub fn isas() -> &'static [Isa] {
     }
     println!("ISAs tested: {available:?}");
     available
+}
+
+/// A test of the same file, to be run in a process of its own.
+pub fn child(test: &str) -> Command {
+    let file = std::env::current_exe().expect("the test's own file");
+    let mut command = match std::env::var("POINTWISE_TEST_RUNNER") {
+        // An emulator does not pass itself on to a child process.
+        Ok(runner) => {
+            let mut words = runner.split(' ');
+            let mut command = Command::new(words.next().expect("a program"));
+            command.args(words).arg(file);
+            command
+        }
+        Err(_) => Command::new(file),
+    };
+    command.args(["--exact", test, "--nocapture"]);
+    command
 }
 
 /// Equal bits; any NaN equals any other.
@@ -50,6 +69,8 @@ pub enum Values {
     AnyBits,
     /// Ordinary, with a special one here and there.
     Mixed,
+    /// Integers from -8 to 8.
+    Integers,
 }
 
 pub fn rng(seed: u64) -> SmallRng {
@@ -63,6 +84,7 @@ pub fn fill(len: usize, values: Values, rng: &mut SmallRng) -> Vec<f32> {
         .map(|_| match values {
             Values::AnyBits => f32::from_bits(rng.random()),
             Values::Mixed if rng.random_ratio(1, 50) => SPECIAL[rng.random_range(0..SPECIAL.len())],
+            Values::Integers => rng.random_range(-8i8..=8).into(),
             _ => rng.random_range(-1.0..1.0),
         })
         .collect()
@@ -175,18 +197,41 @@ impl<E: Executor + ?Sized> Executor for Eager<'_, E> {
     }
 }
 
+/// Runs tasks on the calling thread, each twice, in an order that the seed gives.
+pub struct Shuffled {
+    pub threads: usize,
+    pub seed: u64,
+}
+
+impl Executor for Shuffled {
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Whatever can be split is.
+    fn work_per_thread(&self) -> usize {
+        1
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let mut calls: Vec<_> = (0..tasks).chain(0..tasks).collect();
+        calls.shuffle(&mut rng(self.seed));
+        calls.into_iter().for_each(task);
+    }
+}
+
 /// What an untouched value of an output buffer holds.
 pub const CANARY: f32 = -12_345.679;
 
 /// The tensors of a case.
-pub struct Tensors {
-    pub x: Vec<f32>,
-    pub weights: Vec<f32>,
-    pub bias: Vec<f32>,
-    pub scale: Vec<f32>,
-    pub shift: Vec<f32>,
-    pub slopes: Vec<f32>,
-    pub residual: Vec<f32>,
+pub struct Tensors<T = Vec<f32>> {
+    pub x: T,
+    pub weights: T,
+    pub bias: T,
+    pub scale: T,
+    pub shift: T,
+    pub slopes: T,
+    pub residual: T,
 }
 
 impl Case {
@@ -209,45 +254,62 @@ impl Case {
         }
     }
 
-    pub fn build(&self, tensors: &Tensors, isa: Isa) -> Result<PointwiseConv, Error> {
+    pub fn build(&self, tensors: &Tensors<impl AsRef<[f32]>>, isa: Isa) -> Result<PointwiseConv, Error> {
+        let Tensors { weights, bias, scale, shift, slopes, .. } = tensors;
         let builder = PointwiseConv::builder(self.input[3], self.out_channels)
             .groups(self.groups)
             .stride(self.stride.0, self.stride.1)
             .activation(self.activation)
             .residual_order(self.residual_order)
             .isa(isa);
-        let builder = if self.bias { builder.bias(&tensors.bias) } else { builder };
-        let builder = if self.scale_shift { builder.scale_shift(&tensors.scale, &tensors.shift) } else { builder };
-        let builder = if self.activation == Activation::Prelu { builder.slopes(&tensors.slopes) } else { builder };
-        self.tile.map_or(builder, |tile| builder.tile(tile)).build(&tensors.weights)
+        let builder = if self.bias { builder.bias(bias.as_ref()) } else { builder };
+        let builder = if self.scale_shift { builder.scale_shift(scale.as_ref(), shift.as_ref()) } else { builder };
+        let builder = if self.activation == Activation::Prelu { builder.slopes(slopes.as_ref()) } else { builder };
+        self.tile.map_or(builder, |tile| builder.tile(tile)).build(weights.as_ref())
+    }
+
+    /// The length of an output's buffer that ends with the last pixel.
+    pub fn output_len(&self) -> usize {
+        self.padding[2].layout(self.output()).1
     }
 
     /// Calls `run` with the views, the output's values being the residual's where it is in place; returns the output's whole
     /// buffer.
     pub fn with_views(
         &self,
-        tensors: &Tensors,
+        tensors: &Tensors<impl AsRef<[f32]>>,
         run: impl FnOnce(Nhwc<'_>, Option<Nhwc<'_>>, NhwcMut<'_>) -> Result<(), Error>,
     ) -> Vec<f32> {
+        // Canaries behind the last pixel, too.
+        let mut buffer = vec![CANARY; self.output_len() + 5];
+        self.with_views_in(&mut buffer, tensors, run);
+        buffer
+    }
+
+    /// The same, in this buffer for the output.
+    pub fn with_views_in(
+        &self,
+        buffer: &mut [f32],
+        tensors: &Tensors<impl AsRef<[f32]>>,
+        run: impl FnOnce(Nhwc<'_>, Option<Nhwc<'_>>, NhwcMut<'_>) -> Result<(), Error>,
+    ) {
         let [x, residual, y] = self.padding;
         let view = |data, padding: Padding, shape| {
             let data: &[f32] = data;
             Nhwc::with_strides(&data[padding.front..], shape, padding.layout(shape).0).expect("a view of the input")
         };
-        let (strides, len) = y.layout(self.output());
-        // Canaries behind the last pixel, too.
-        let mut buffer = vec![CANARY; len + 5];
+        buffer.fill(CANARY);
+        let strides = y.layout(self.output()).0;
         let mut out =
             NhwcMut::with_strides(&mut buffer[y.front..], self.output(), strides).expect("a view of the output");
-        let residual = self.residual.then(|| view(&tensors.residual, residual, self.output()));
+        let residual = self.residual.then(|| view(tensors.residual.as_ref(), residual, self.output()));
         if let Some(residual) = residual.filter(|_| self.in_place) {
             let [n, h, w, _] = self.output();
             for (n, h, w) in (0..n).flat_map(|n| (0..h).flat_map(move |h| (0..w).map(move |w| (n, h, w)))) {
                 out.pixel_mut(n, h, w).expect("a pixel").copy_from_slice(residual.pixel(n, h, w).expect("a pixel"));
             }
         }
-        run(view(&tensors.x, x, self.input), residual, out).expect("the case runs");
-        buffer
+        run(view(tensors.x.as_ref(), x, self.input), residual, out).expect("the case runs");
     }
 
     pub fn reference(&self, tensors: &Tensors) -> Vec<f32> {
@@ -269,11 +331,23 @@ impl Case {
     pub fn run(&self, tensors: &Tensors, isa: Isa) -> Vec<f32> {
         let conv = self.build(tensors, isa).expect("the case builds");
         let executor = Threads(self.threads);
-        self.with_views(tensors, |x, residual, y| match residual {
-            Some(_) if self.in_place => conv.run_accumulate_with(&executor, x, y),
-            Some(residual) => conv.run_residual_with(&executor, x, residual, y),
-            None => conv.run_with(&executor, x, y),
-        })
+        self.with_views(tensors, |x, residual, y| self.run_views(&conv, &executor, x, residual, y))
+    }
+
+    /// Runs the case as `conv` on what [`with_views`](Self::with_views) gives.
+    pub fn run_views(
+        &self,
+        conv: &PointwiseConv,
+        executor: &dyn Executor,
+        x: Nhwc<'_>,
+        residual: Option<Nhwc<'_>>,
+        y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        match residual {
+            Some(_) if self.in_place => conv.run_accumulate_with(executor, x, y),
+            Some(residual) => conv.run_residual_with(executor, x, residual, y),
+            None => conv.run_with(executor, x, y),
+        }
     }
 
     /// Every ISA gives the reference's bits, and touches nothing between and around the pixels.
