@@ -5,7 +5,7 @@ use pointwise::{Activation, ResidualOrder, Tail, Tile};
 use proptest::{
     prelude::*,
     strategy::ValueTree,
-    test_runner::{Config, RngSeed, TestRunner, contextualize_config},
+    test_runner::{Config, RngAlgorithm, RngSeed, TestRunner, contextualize_config},
 };
 use std::thread;
 
@@ -132,7 +132,8 @@ pub fn check_cases<C: FnMut(Case)>(cases: u32, most: usize, checker: impl Fn() -
 
 /// The case of a seed, which is also its tensors'.
 fn of_seed(seed: u64, most: usize) -> Case {
-    let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    // Not the default generator: that is better, and takes longer than the case.
+    let config = Config { rng_seed: RngSeed::Fixed(seed), rng_algorithm: RngAlgorithm::XorShift, ..Config::default() };
     let tree = case(most).new_tree(&mut TestRunner::new(config)).expect("few values are refused");
     Case { seed, ..tree.current() }
 }
