@@ -44,7 +44,8 @@ fn main() -> Result<()> {
     if let Some(shape) = args.shape {
         let shape: [usize; 4] =
             shape.try_into().map_err(|shape| anyhow!("--shape: expected N,H,W,K, got {shape:?}"))?;
-        println!("\n{}", conv.plan(shape, &Serial)?);
+        let plan = conv.plan(shape, &Serial)?;
+        println!("\n{plan}\n\n{}", plan.drawing());
     }
     Ok(())
 }

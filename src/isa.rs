@@ -5,6 +5,7 @@ use core::{fmt, str::FromStr};
 
 /// An instruction set that kernels are written for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Isa {
     /// No vector instructions: runs on every CPU that Rust compiles for.
@@ -50,6 +51,13 @@ pub(crate) enum Token {
     Avx2(pulp::x86::V3),
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     Avx512(pulp::x86::V4),
+}
+
+/// A token holds nothing but its ISA.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.isa() == other.isa()
+    }
 }
 
 impl Token {
@@ -99,6 +107,7 @@ pub(crate) use with_lanes;
 
 /// Why an ISA was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum IsaChoice {
     /// The best that the CPU has.

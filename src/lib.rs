@@ -85,6 +85,7 @@
 //! * `std` (default): detection with the operating system's help, `POINTWISE_MAX_ISA`, [`Pool`]. Without it the crate needs
 //!   `alloc` only.
 //! * `rayon`: [`Executor`] for rayon's pools.
+//! * `serde`: [`Plan`], [`Isa`], [`Tile`] and what is in them as data, such as JSON.
 //! * `capi`: the C interface, in [`capi`](https://docs.rs/pointwise/latest/pointwise/capi).
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 
@@ -94,6 +95,7 @@ mod batch_norm;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod conv;
+mod drawing;
 mod environment;
 mod epilogue;
 mod error;

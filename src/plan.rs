@@ -108,6 +108,7 @@ const ROWS_OF_A_SET: usize = 7;
 
 /// Which kind of kernel computes some output channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Kernel {
     /// Register tiles of pixels by output channels, lanes along output channels.
@@ -116,6 +117,16 @@ pub enum Kernel {
     HalfTile,
     /// For few output channels: lanes along pixels.
     Narrow,
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Kernel::Tile => "tile",
+            Kernel::HalfTile => "half tile",
+            Kernel::Narrow => "narrow",
+        })
+    }
 }
 
 /// How to cut a convolution into register tiles, where the plan shall not choose: to find out what its choices lose on a CPU,
@@ -130,6 +141,7 @@ pub enum Kernel {
 /// # Ok::<(), pointwise::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Tile {
     /// The most pixels of a tile; no more than the ISA has a kernel for are taken.
     pub pixels: usize,
@@ -142,6 +154,7 @@ pub struct Tile {
 
 /// What computes the output channels that are left when panels of 16 are full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Tail {
     /// Tiles, as of one more panel, though partly empty.
     #[default]
@@ -175,7 +188,7 @@ impl Tail {
 }
 
 /// How one run is cut into tasks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Schedule {
     pub threads: usize,
     /// The input does not fit in the L2 cache.
@@ -191,7 +204,7 @@ pub(crate) struct Schedule {
 
 /// How the output channels of a convolution are cut: each group's into chunks, each computed by one kernel. Some panels by
 /// tiles, in chunks of nearly equal width, and what is left by a kernel of its own.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Cut {
     /// Channels of a group.
     in_channels: usize,
@@ -276,6 +289,13 @@ fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
     let (size, larger) = divide(total, parts);
     let start = i * size + i.min(larger);
     start..start + size + usize::from(i < larger)
+}
+
+/// Which of these parts `x` lies in.
+fn part_of(total: usize, parts: usize, x: usize) -> usize {
+    let (size, larger) = divide(total, parts);
+    let in_larger = larger * (size + 1);
+    if x < in_larger { x / (size + 1) } else { larger + (x - in_larger) / size }
 }
 
 impl Schedule {
@@ -367,6 +387,14 @@ impl Schedule {
             pixels: part(self.pixels, self.pixel_blocks, pixel_block),
         }
     }
+
+    /// The task whose block has this chunk of this pixel of a line.
+    fn task_of(&self, chunk: usize, line: usize, pixel: usize) -> usize {
+        let line_block = part_of(self.lines, self.line_blocks, line);
+        let pixel_block = part_of(self.pixels, self.pixel_blocks, pixel);
+        let chunk_block = part_of(self.all_chunks, self.chunk_blocks, chunk);
+        (line_block * self.pixel_blocks + pixel_block) * self.chunk_blocks + chunk_block
+    }
 }
 
 /// `pixels` is 1 or more.
@@ -414,7 +442,14 @@ impl Memo {
 
 impl Cut {
     /// For the lines of a run, of which there are some. The channels are those of one group.
-    pub fn new<L: Lanes>(
+    pub fn new((token, tile, memo): (Token, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Self {
+        fn with<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
+            Cut::of_lanes::<L>(how, sizes, lines)
+        }
+        with_lanes!(token, simd => with(simd, (token.isa(), tile, memo), sizes, lines))
+    }
+
+    fn of_lanes<L: Lanes>(
         (isa, tile, memo): (Isa, Option<Tile>, &Memo),
         [k, f, groups]: [usize; 3],
         lines: &Lines,
@@ -471,11 +506,16 @@ impl Cut {
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be.
+    /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
+    /// which sees to that itself, takes a vector of pixels at a time.
     pub fn split<L: Lanes>(&self, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
         let halves = match chunk.kernel {
+            Kernel::Narrow => {
+                let (tiles, rest) = divide(pixels, L::LANES);
+                return [(L::LANES, tiles), (rest, rest.min(1))];
+            }
             Kernel::HalfTile => 3,
-            _ => 2 * chunk.channels.len().div_ceil(L::LANES),
+            Kernel::Tile => 2 * chunk.channels.len().div_ceil(L::LANES),
         };
         split(rows(chunk.tiles::<L>(), halves, self.most_accumulators).min(self.most_rows), pixels)
     }
@@ -578,6 +618,53 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
     k.saturating_mul(steps).saturating_add(groups * (tuning.group + f * tuning.channel) + tuning.call)
 }
 
+/// All that a run decides.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Decision {
+    token: Token,
+    pub schedule: Schedule,
+    pub cut: Cut,
+}
+
+impl Decision {
+    fn new((token, tile): (Token, Option<Tile>), sizes: [usize; 3], lines: &Lines, threads: (usize, usize)) -> Self {
+        let cut = Cut::new((token, tile, &Memo::default()), sizes, lines);
+        let schedule = Schedule::new([&cut].into_iter(), lines, threads);
+        Self { token, schedule, cut }
+    }
+
+    /// Output pixels, of all lines.
+    pub fn pixels(&self) -> usize {
+        self.schedule.lines * self.schedule.pixels
+    }
+
+    /// Output channels, of all groups.
+    pub fn out_channels(&self) -> usize {
+        self.cut.out_channels * self.cut.groups
+    }
+
+    /// The first output channel of a chunk, counted through all groups.
+    pub fn first_channel(&self, chunk: usize) -> usize {
+        let chunk = self.cut.chunk(chunk);
+        chunk.group * self.cut.out_channels + chunk.channels.start
+    }
+
+    /// The task and the pixels of the register tile that computes this chunk of an output pixel.
+    pub fn tile(&self, chunk: usize, pixel: usize) -> (usize, Range<usize>) {
+        fn split<L: Lanes>(_: L, cut: &Cut, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
+            cut.split::<L>(chunk, pixels)
+        }
+        let (line, pixel) = divide(pixel, self.schedule.pixels);
+        let task = self.schedule.task_of(chunk, line, pixel);
+        let pixels = self.schedule.block(task).pixels;
+        let chunk = self.cut.chunk(chunk);
+        let [(rows, tiles), (rest, _)] = with_lanes!(self.token, simd => split(simd, &self.cut, &chunk, pixels.len()));
+        let (first, i) = (line * self.schedule.pixels + pixels.start, pixel - pixels.start);
+        let (start, rows) = if i < rows * tiles { (i - i % rows, rows) } else { (i - (i - rows * tiles) % rest, rest) };
+        (task, first + start..first + start + rows)
+    }
+}
+
 /// How a run is computed, for people and programs: what was decided, and what it amounts to.
 ///
 /// Printed, it is a table of aligned lines.
@@ -588,10 +675,11 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
 /// let conv = PointwiseConv::builder(8, 8).isa(Isa::Scalar).build(&[0.0; 64])?;
 /// let plan = conv.plan([1, 1, 1, 8], &pointwise::Serial)?;
 /// assert_eq!((plan.isa_choice, plan.threads, plan.tasks), (IsaChoice::Forced, 1, 1));
-/// assert!(plan.to_string().contains("scalar (forced)"));
+/// assert!(plan.to_string().starts_with("ISA      scalar (forced)"));
 /// # Ok::<(), pointwise::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Plan {
     /// The ISA that runs.
@@ -616,6 +704,9 @@ pub struct Plan {
     pub weight_bytes: usize,
     /// Bytes of the output.
     pub output_bytes: usize,
+    /// What [`drawing`](Self::drawing) draws: `None` where there is no output.
+    #[cfg_attr(feature = "serde", serde(skip))]
+    pub(crate) decision: Option<Decision>,
 }
 
 impl fmt::Display for Plan {
@@ -624,17 +715,15 @@ impl fmt::Display for Plan {
             Kernel::Tile | Kernel::HalfTile => "output channels",
             Kernel::Narrow => "pixels",
         };
-        let bytes = self.input_bytes + self.weight_bytes + self.output_bytes;
-        writeln!(f, "ISA     {} ({}), lanes along {lanes}", self.isa, self.isa_choice)?;
-        writeln!(f, "tile    {} pixels x {} output channels", self.tile.0, self.tile.1)?;
-        writeln!(f, "tasks   {} of up to {} pixels x {} output channels", self.tasks, self.block.0, self.block.1)?;
-        writeln!(f, "threads {}", self.threads)?;
-        writeln!(f, "FLOPs   {}", self.flops)?;
-        write!(
-            f,
-            "bytes   {bytes} (input {}, weights {}, output {})",
-            self.input_bytes, self.weight_bytes, self.output_bytes
-        )
+        let Self { input_bytes, weight_bytes, output_bytes, .. } = self;
+        let bytes = input_bytes + weight_bytes + output_bytes;
+        writeln!(f, "ISA      {} ({})", self.isa, self.isa_choice)?;
+        writeln!(f, "kernel   {}, lanes along {lanes}", self.kernel)?;
+        writeln!(f, "tile     {} pixels x {} output channels", self.tile.0, self.tile.1)?;
+        writeln!(f, "tasks    {} of up to {} pixels x {} output channels", self.tasks, self.block.0, self.block.1)?;
+        writeln!(f, "threads  {}", self.threads)?;
+        writeln!(f, "FLOPs    {}, {:.1} a byte", self.flops, self.flops as f64 / bytes.max(1) as f64)?;
+        write!(f, "bytes    {bytes}: input {input_bytes}, weights {weight_bytes}, output {output_bytes}")
     }
 }
 
@@ -667,37 +756,22 @@ pub(crate) fn explain(
         input_bytes: pixels * k * groups * size_of::<f32>(),
         weight_bytes: groups * f.div_ceil(PANEL) * PANEL * (k + 1) * size_of::<f32>(),
         output_bytes: output_values * size_of::<f32>(),
+        decision: None,
     };
     if output_values == 0 {
         return Ok(plan);
     }
     let lines = Lines::dense(stride, input, output)?;
-    with_lanes!(token, simd => {
-        fn decide<L: Lanes>(
-            _: L,
-            how: (Isa, Option<Tile>, &Memo),
-            sizes: [usize; 3],
-            lines: &Lines,
-            threads: (usize, usize),
-        ) -> (Schedule, Cut, Block, usize) {
-            let cut = Cut::new::<L>(how, sizes, lines);
-            let schedule = Schedule::new([&cut].into_iter(), lines, threads);
-            let (block, chunk) = (schedule.block(0), cut.chunk(0));
-            let rows = match chunk.kernel {
-                Kernel::Narrow => L::LANES,
-                Kernel::Tile | Kernel::HalfTile => cut.split::<L>(&chunk, block.pixels.len())[0].0,
-            };
-            (schedule, cut, block, rows)
-        }
-        let (schedule, cut, block, rows) = decide(simd, (token.isa(), tile, &Memo::default()), [k, f, groups], &lines, threads);
-        let chunk = cut.chunk(0);
-        plan.kernel = chunk.kernel;
-        plan.tile = (rows, chunk.channels.len());
-        let channels = block.chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
-        plan.block = (block.lines.len() * block.pixels.len(), channels);
-        plan.tasks = schedule.tasks();
-        plan.threads = schedule.threads;
-    });
+    let decision = Decision::new((token, tile), [k, f, groups], &lines, threads);
+    let (schedule, cut) = (&decision.schedule, &decision.cut);
+    let (block, chunk) = (schedule.block(0), cut.chunk(0));
+    plan.kernel = chunk.kernel;
+    plan.tile = (decision.tile(0, 0).1.len(), chunk.channels.len());
+    let channels = block.chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
+    plan.block = (block.lines.len() * block.pixels.len(), channels);
+    plan.tasks = schedule.tasks();
+    plan.threads = schedule.threads;
+    plan.decision = Some(decision);
     Ok(plan)
 }
 
@@ -707,10 +781,10 @@ mod tests {
     use crate::{kernel::Scalar, view};
     use alloc::vec;
 
-    /// Every output value is in one chunk of one task, for all sorts of shapes.
+    /// Every output value is in one tile of one task, for all sorts of shapes, and it is that tile which is drawn.
     #[test]
-    fn tasks_cover_the_output_once() {
-        fn check<L: Lanes>(isa: Isa) {
+    fn tiles_cover_the_output_once() {
+        fn check<L: Lanes>(_: L, token: Token) {
             for (pixels, k, f, groups, lines) in [
                 (1, 8, 8, 1, 1),
                 (1, 4096, 1000, 1, 1),
@@ -729,17 +803,26 @@ mod tests {
                         lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
                         lines.line.size = pixels;
                     }
-                    let cut = Cut::new::<L>((isa, None, &Memo::default()), [k, f, groups], &lines);
-                    let schedule = Schedule::new([&cut].into_iter(), &lines, (threads, 1000));
+                    let decision = Decision::new((token, None), [k, f, groups], &lines, (threads, 1000));
+                    let (schedule, cut) = (&decision.schedule, &decision.cut);
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
-                        for chunk in block.chunks {
-                            let chunk = cut.chunk(chunk);
+                        for i in block.chunks {
+                            let chunk = cut.chunk(i);
                             for line in block.lines.clone() {
-                                for pixel in block.pixels.clone() {
-                                    for channel in chunk.channels.clone() {
-                                        times[((line * pixels + pixel) * groups + chunk.group) * f + channel] += 1;
+                                let mut end = line * pixels + block.pixels.start;
+                                for (rows, tiles) in cut.split::<L>(&chunk, block.pixels.len()) {
+                                    for _ in 0..tiles {
+                                        let tile = end..end + rows;
+                                        end = tile.end;
+                                        for pixel in tile.clone() {
+                                            assert_eq!(decision.tile(i, pixel), (task, tile.clone()));
+                                            let first = (pixel * groups + chunk.group) * f;
+                                            for channel in chunk.channels.clone() {
+                                                times[first + channel] += 1;
+                                            }
+                                        }
                                     }
                                 }
                             }
@@ -750,12 +833,8 @@ mod tests {
             }
         }
         for isa in Isa::available() {
-            with_lanes!(Token::new(*isa).unwrap(), simd => {
-                fn with<L: Lanes>(_: L, isa: Isa) {
-                    check::<L>(isa);
-                }
-                with(simd, *isa);
-            });
+            let token = Token::new(*isa).unwrap();
+            with_lanes!(token, simd => check(simd, token));
         }
     }
 
@@ -793,7 +872,8 @@ mod tests {
     #[test]
     fn few_rows_share_a_cache_set() {
         let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
-        let rows = |k| Cut::new::<Scalar>((Isa::Scalar, None, &Memo::default()), [k, 64, 1], &lines(k)).most_rows;
+        let how = (Token::Scalar(Scalar), None, &Memo::default());
+        let rows = |k| Cut::new(how, [k, 64, 1], &lines(k)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
     }
 }

@@ -1,13 +1,13 @@
 //! Every call: from views to tasks, one convolution or several of the same input.
 
 use crate::{
-    Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, Shape,
+    Error, Executor, Nhwc, NhwcMut, PointwiseConv, Shape,
     environment::in_default,
     epilogue::Epilogue,
     isa::with_lanes,
     kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
     output::OutputPixels,
-    plan::{Block, Chunk, Cut, Kernel, Memo, Schedule, Tile},
+    plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
 };
 use core::{array, ops::Range, slice};
@@ -150,12 +150,8 @@ fn cut(conv: &PointwiseConv, lines: &Lines) -> Cut {
     if lines.count() == 0 {
         return Cut::default();
     }
-    fn with<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
-        Cut::new::<L>(how, sizes, lines)
-    }
     let sizes = [conv.in_channels, conv.out_channels, conv.groups];
-    let how = (conv.token.isa(), conv.tile, &conv.memo);
-    with_lanes!(conv.token, simd => with(simd, how, sizes, lines))
+    Cut::new((conv.token, conv.tile, &conv.memo), sizes, lines)
 }
 
 /// A convolution of a run.

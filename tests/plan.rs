@@ -65,13 +65,82 @@ fn half_a_vector_is_shared_by_two_pixels() {
 fn it_prints_as_a_table() {
     let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], &pointwise::Serial).unwrap();
     let expected = "\
-ISA     scalar (forced), lanes along output channels
-tile    1 pixels x 16 output channels
-tasks   1 of up to 4 pixels x 64 output channels
-threads 1
-FLOPs   32768
-bytes   18688 (input 1024, weights 16640, output 1024)";
+ISA      scalar (forced)
+kernel   tile, lanes along output channels
+tile     1 pixels x 16 output channels
+tasks    1 of up to 4 pixels x 64 output channels
+threads  1
+FLOPs    32768, 1.8 a byte
+bytes    18688: input 1024, weights 16640, output 1024";
     assert_eq!(plan.to_string(), expected);
+}
+
+/// Whatever the size of the output, its drawing fits a page, and shows where it ends.
+#[test]
+fn drawings_fit_a_page() {
+    for isa in common::isas() {
+        for (input, f) in [
+            ([1, 1, 1, 3], 1),
+            ([1, 7, 7, 64], 128),
+            ([1, 14, 14, 64], 56),
+            ([1, 56, 56, 64], 1000),
+            ([1 << 10, 1 << 10, 1 << 10, 1], 40),
+        ] {
+            for threads in [1, 3] {
+                let plan = conv(input[3], f, *isa).plan(input, &common::Threads(threads)).unwrap();
+                let drawing = plan.drawing().to_string();
+                let lines: Vec<&str> = drawing.lines().collect();
+                assert!(lines.len() <= 40 && lines.iter().all(|line| line.len() <= 100), "{drawing}");
+                let pixels: usize = input[..3].iter().product();
+                assert!(lines[0].ends_with(&format!(" {f}")), "{drawing}");
+                assert!(lines[lines.len() - 1].trim_start().starts_with(&format!("{pixels} +-")), "{drawing}");
+                assert!(
+                    drawing.contains("task 0") && drawing.contains(&format!("task {}", plan.tasks - 1)),
+                    "{drawing}"
+                );
+            }
+        }
+    }
+    let empty = conv(3, 2, Isa::Scalar).plan([0, 1, 1, 3], &pointwise::Serial).unwrap();
+    assert_eq!(empty.drawing().to_string(), "no output");
+}
+
+/// The names are those of the documentation.
+#[cfg(feature = "serde")]
+#[test]
+fn plans_isas_and_tiles_are_data() {
+    use pointwise::{Tail, Tile};
+    use serde_json::{from_value, json, to_value};
+
+    let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], &pointwise::Serial).unwrap();
+    let expected = json!({
+        "isa": "scalar",
+        "isa_choice": "forced",
+        "kernel": "tile",
+        "tile": [1, 16],
+        "block": [4, 64],
+        "tasks": 1,
+        "threads": 1,
+        "flops": 32768,
+        "input_bytes": 1024,
+        "weight_bytes": 16640,
+        "output_bytes": 1024,
+    });
+    assert_eq!(to_value(&plan).unwrap(), expected);
+    for isa in [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512] {
+        assert_eq!(to_value(isa).unwrap(), isa.name());
+        assert_eq!(from_value::<Isa>(json!(isa.name())).unwrap(), isa);
+    }
+    let choices = [IsaChoice::Detected, IsaChoice::Capped, IsaChoice::Forced];
+    assert_eq!(to_value(choices).unwrap(), json!(["detected", "capped", "forced"]));
+    let kernels = [Kernel::Tile, Kernel::HalfTile, Kernel::Narrow];
+    assert_eq!(to_value(kernels).unwrap(), json!(["tile", "half_tile", "narrow"]));
+    for (tail, name) in [(Tail::Panel, "panel"), (Tail::Half, "half"), (Tail::Narrow, "narrow")] {
+        let (tile, data) =
+            (Tile { pixels: 7, channels: 64, tail }, json!({ "pixels": 7, "channels": 64, "tail": name }));
+        assert_eq!(to_value(tile).unwrap(), data);
+        assert_eq!(from_value::<Tile>(data).unwrap(), tile);
+    }
 }
 
 /// Shapes that no memory could hold, or that a product of sizes would overflow for.
@@ -85,7 +154,7 @@ fn absurd_shapes() {
                 [[0, 1, 1], [large, large, 1], [1, large, large], [usize::MAX, 1, 1], [usize::MAX; 3], [large, 8, 1]]
             {
                 for threads in [0, 1, 7, usize::MAX] {
-                    let _ = conv.plan([n, h, w, k], &common::Threads(threads));
+                    let _ = conv.plan([n, h, w, k], &common::Threads(threads)).map(|plan| plan.drawing().to_string());
                 }
             }
         }
