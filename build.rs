@@ -20,7 +20,7 @@ struct Isa {
 
 const X86: &str = "any(target_arch = \"x86\", target_arch = \"x86_64\")";
 
-const ISAS: [Isa; 4] = [
+const ISAS: [Isa; 5] = [
     Isa {
         target: X86,
         lanes: "pulp::x86::V4",
@@ -39,6 +39,7 @@ const ISAS: [Isa; 4] = [
         narrow: 8,
     },
     Isa { target: "all()", lanes: "super::Scalar", name: "SCALAR", max_rows: &[], max_half_rows: 0, narrow: 15 },
+    Isa { target: "test", lanes: "super::toy::Toy", name: "TOY", max_rows: &[2, 2, 2, 2], max_half_rows: 0, narrow: 2 },
 ];
 
 fn main() {

@@ -52,6 +52,8 @@ cfg_if::cfg_if! {
 }
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod toy;
 
 pub(crate) use scalar::Scalar;
 pub(crate) use strip::{Pixels, Residual, Strip};
@@ -187,7 +189,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
 
     /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile.
     fn tiles(nv: usize) -> &'static [TileKernel<Self>];
-    /// Those of tiles one and a half vectors wide, where the ISA has such.
+    /// Those of tiles one and a half vectors wide, where the ISA has such: only where a vector is as wide as a panel.
     fn half_tiles() -> &'static [TileKernel<Self>] {
         &[]
     }
