@@ -80,6 +80,13 @@
 //!
 //! The environment variable `POINTWISE_MAX_ISA` caps the instruction set that is chosen; [`Isa::detect`] has the details.
 //!
+//! # The book
+//!
+//! [`docs`] has more: [the operation](docs::operation) and [its contract](docs::contract), [instruction sets](docs::dispatch),
+//! [threads](docs::threads), [views](docs::views), [packed files](docs::packed), and [the same layer](docs::porting) in
+//! PyTorch, ONNX, TFLite, oneDNN, XNNPACK and others; how to [tune](docs::tuning), to [add an instruction
+//! set](docs::new_isa), and to [measure](docs::measuring).
+//!
 //! # Features
 //!
 //! * `std` (default): detection with the operating system's help, `POINTWISE_MAX_ISA`, [`Pool`]. Without it the crate needs
@@ -95,6 +102,8 @@ mod batch_norm;
 #[cfg(feature = "capi")]
 pub mod capi;
 mod conv;
+#[cfg(any(doc, doctest))]
+pub mod docs;
 mod drawing;
 mod environment;
 mod epilogue;
