@@ -8,6 +8,10 @@ test *args:
 test-isa name:
     POINTWISE_TEST_ISAS={{name}} {{if name == "neon" { "cargo-aarch64" } else { "cargo" } }} test --lib kernel::{{name}}
 
+# The documentation with the book, without a broken link
+doc:
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --all-features
+
 lint:
     cargo fmt --check
     cargo clippy --all-targets --all-features -- -D warnings
