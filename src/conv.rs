@@ -220,9 +220,9 @@ impl<'a> Builder<'a> {
     /// wrong is looked at before. A run takes none.
     ///
     /// # Errors
-    /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Length`] for weights or values by channel,
-    /// [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name, [`Error::TooLarge`] where
-    /// the packed weights cannot be allocated.
+    /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Parameter`], [`Error::Length`] for weights or values
+    /// by channel, [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name,
+    /// [`Error::TooLarge`] where the packed weights cannot be allocated.
     ///
     /// # Example
     /// ```

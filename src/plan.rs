@@ -4,7 +4,7 @@ use crate::{
     Error, Isa, IsaChoice, Shape,
     isa::{Token, with_lanes},
     kernel::{Lanes, PANEL, TileKernel, narrow},
-    view::Lines,
+    view::{self, Lines},
 };
 use core::{
     fmt,
@@ -614,8 +614,9 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
         // Shuffles hold up some multiply-adds: eight channels reach 83 % of the peak alone, and less behind tiles.
         (groups * f * tuning.fma * 4 / 3 + groups * 4 * tuning.shuffle).max(loads).max(tuning.latency)
     };
-    let steps = pairs * step(2) + (groups - 2 * pairs) * step(1);
-    k.saturating_mul(steps).saturating_add(groups * (tuning.group + f * tuning.channel) + tuning.call)
+    let steps = pairs.saturating_mul(step(2)).saturating_add((groups - 2 * pairs).saturating_mul(step(1)));
+    let rest = groups.saturating_mul(tuning.group + f * tuning.channel);
+    k.saturating_mul(steps).saturating_add(rest).saturating_add(tuning.call)
 }
 
 /// All that a run decides.
@@ -716,7 +717,7 @@ impl fmt::Display for Plan {
             Kernel::Narrow => "pixels",
         };
         let Self { input_bytes, weight_bytes, output_bytes, .. } = self;
-        let bytes = input_bytes + weight_bytes + output_bytes;
+        let bytes = input_bytes.saturating_add(*weight_bytes).saturating_add(*output_bytes);
         writeln!(f, "ISA      {} ({})", self.isa, self.isa_choice)?;
         writeln!(f, "kernel   {}, lanes along {lanes}", self.kernel)?;
         writeln!(f, "tile     {} pixels x {} output channels", self.tile.0, self.tile.1)?;
@@ -736,13 +737,8 @@ pub(crate) fn explain(
     output: Shape,
     threads: (usize, usize),
 ) -> Result<Plan, Error> {
-    let values = |what, shape: Shape| {
-        let too_large = Error::TooLarge { what, shape, strides: [0; 3] };
-        let bytes = shape.iter().try_fold(size_of::<f32>(), |product, size| product.checked_mul(*size));
-        bytes.filter(|bytes| *bytes <= isize::MAX as usize).map(|bytes| bytes / size_of::<f32>()).ok_or(too_large)
-    };
-    values("input", input)?;
-    let output_values = values("output", output)?;
+    view::span("input", input, view::dense(input))?;
+    let output_values = view::span("output", output, view::dense(output))?;
     let pixels = output_values.checked_div(output[3]).unwrap_or(0);
     let mut plan = Plan {
         isa: token.isa(),
@@ -761,7 +757,7 @@ pub(crate) fn explain(
     if output_values == 0 {
         return Ok(plan);
     }
-    let lines = Lines::dense(stride, input, output)?;
+    let lines = Lines::dense(stride, input, output);
     let decision = Decision::new((token, tile), [k, f, groups], &lines, threads);
     let (schedule, cut) = (&decision.schedule, &decision.cut);
     let (block, chunk) = (schedule.block(0), cut.chunk(0));
@@ -778,7 +774,7 @@ pub(crate) fn explain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kernel::Scalar, view};
+    use crate::kernel::Scalar;
     use alloc::vec;
 
     /// Every output value is in one tile of one task, for all sorts of shapes, and it is that tile which is drawn.
@@ -797,7 +793,7 @@ mod tests {
             ] {
                 for threads in 1..=5 {
                     let shape = [1, lines, pixels, groups * f];
-                    let mut lines = Lines::dense((1, 1), [1, lines, pixels, groups * k], shape).unwrap();
+                    let mut lines = Lines::dense((1, 1), [1, lines, pixels, groups * k], shape);
                     // As if rows were padded: lines of their own.
                     if shape[1] > 1 {
                         lines.outer[1] = view::Axis { size: shape[1], ..lines.line };
@@ -871,7 +867,7 @@ mod tests {
 
     #[test]
     fn few_rows_share_a_cache_set() {
-        let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]).unwrap();
+        let lines = |k| Lines::dense((1, 1), [1, 1, 50, k], [1, 1, 50, 64]);
         let how = (Token::Scalar(Scalar), None, &Memo::default());
         let rows = |k| Cut::new(how, [k, 64, 1], &lines(k)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));

@@ -15,12 +15,10 @@ pub type Shape = [usize; 4];
 /// Distances `[batch, row, pixel]` in values: from one image, row or pixel to the next.
 pub type Strides = [usize; 3];
 
-/// Strides of a dense tensor.
-fn dense(what: &'static str, shape: Shape) -> Result<Strides, Error> {
-    let [_, h, w, c] = shape;
-    let too_large = || Error::TooLarge { what, shape, strides: [0; 3] };
-    let row = w.checked_mul(c).ok_or_else(too_large)?;
-    Ok([row.checked_mul(h).ok_or_else(too_large)?, row, c])
+/// Strides of a dense tensor. They saturate where it has no values, or more than [`span`] lets pass.
+pub(crate) fn dense([_, h, w, c]: Shape) -> Strides {
+    let row = w.saturating_mul(c);
+    [h.saturating_mul(row), row, c]
 }
 
 /// Values from the first to the last of the view; 0 where it has none. Greater than a slice can be is an error.
@@ -70,7 +68,7 @@ impl<'a> Nhwc<'a> {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn new(data: &'a [f32], shape: Shape) -> Result<Self, Error> {
-        let strides = dense("view", shape)?;
+        let strides = dense(shape);
         let expected = span("view", shape, strides)?;
         if data.len() != expected {
             return Err(Error::Length { what: "view", expected, actual: data.len() });
@@ -349,9 +347,9 @@ impl Lines {
         Self::from_strides(stride, y.shape, x, y.strides, residual.map_or([0; 3], |residual| residual.strides))
     }
 
-    /// The lines of dense tensors.
-    pub fn dense(stride: (usize, usize), input: Shape, output: Shape) -> Result<Self, Error> {
-        Ok(Self::from_strides(stride, output, dense("input", input)?, dense("output", output)?, [0; 3]))
+    /// The lines of dense tensors, which memory can hold.
+    pub fn dense(stride: (usize, usize), input: Shape, output: Shape) -> Self {
+        Self::from_strides(stride, output, dense(input), dense(output), [0; 3])
     }
 
     fn from_strides(stride: (usize, usize), shape: Shape, x: Strides, y: Strides, residual: Strides) -> Self {

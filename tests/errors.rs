@@ -38,7 +38,10 @@ fn sizes_beyond_memory() {
         assert!(NhwcMut::with_strides(&mut [0.0; 8], [2, 2, 2, 1], strides).is_err());
     }
     // Sizes without a value are no error, however large the others.
-    assert!(Nhwc::new(&[], [0, 1 << 20, 1 << 20, 7]).is_ok());
+    for shape in [[0, 1 << 20, 1 << 20, 7], [0, MAX, MAX, 7], [MAX, MAX, 0, MAX], [MAX, MAX, MAX, 0]] {
+        assert!(Nhwc::new(&[], shape).is_ok(), "{shape:?}");
+        assert!(NhwcMut::new(&mut [], shape).is_ok(), "{shape:?}");
+    }
     // A stride that is never taken is no error either.
     assert!(Nhwc::with_strides(&[0.0; 3], [1, 1, 1, 3], [MAX, MAX, MAX]).is_ok());
 

@@ -143,18 +143,28 @@ fn plans_isas_and_tiles_are_data() {
     }
 }
 
-/// Shapes that no memory could hold, or that a product of sizes would overflow for.
+/// Shapes that no memory could hold, or just, or that a product of sizes would overflow for.
 #[test]
 fn absurd_shapes() {
     let large = 1usize << (usize::BITS / 2 - 3);
+    let most = isize::MAX as usize / size_of::<f32>();
     for isa in common::isas() {
-        for (k, f) in [(1, 1), (1, 40), (40, 1), (1024, 24), (0, 3), (3, 0)] {
+        for (k, f) in [(1, 1), (1, 8), (1, 40), (40, 1), (1024, 24), (0, 3), (3, 0)] {
             let conv = conv(k, f, *isa);
-            for [n, h, w] in
-                [[0, 1, 1], [large, large, 1], [1, large, large], [usize::MAX, 1, 1], [usize::MAX; 3], [large, 8, 1]]
-            {
+            for [n, h, w] in [
+                [0, 1, 1],
+                [large, large, 1],
+                [1, large, large],
+                [usize::MAX, 1, 1],
+                [usize::MAX; 3],
+                [large, 8, 1],
+                [1, 1, most],
+                [1, 1, most / 8],
+            ] {
                 for threads in [0, 1, 7, usize::MAX] {
-                    let _ = conv.plan([n, h, w, k], &common::Threads(threads)).map(|plan| plan.drawing().to_string());
+                    let plan = conv.plan([n, h, w, k], &common::Threads(threads));
+                    assert!(plan.is_err() || !plan.as_ref().unwrap().to_string().is_empty());
+                    let _ = plan.map(|plan| plan.drawing().to_string());
                 }
             }
         }
