@@ -33,8 +33,9 @@ header:
 test-c: header
     tests/c/run target/capi
 
-fuzz seconds="60" target="convolution":
-    RUSTC_BOOTSTRAP=1 cargo fuzz run {{target}} -- -max_total_time={{seconds}}
+# Fuzzes these targets, or all, each for so many seconds
+fuzz seconds="60" *targets:
+    fuzz/run {{seconds}} {{targets}}
 
 ci:
     .ci/run
