@@ -8,15 +8,15 @@
 //!
 //! The shapes are those of the networks, and random ones.
 
+#[path = "networks/layers.rs"]
+mod layers;
+
 use anyhow::Result;
-use clap::{
-    Parser,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use layers::{Layer, isa_names};
 use pointwise::{Isa, Nhwc, NhwcMut, PointwiseConv, Serial, Tail, Tile};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use serde::Deserialize;
 use std::{collections::HashSet, iter, time::Instant};
 
 /// Times every register tile on many shapes, and prints where the plan's choice is not the best.
@@ -33,12 +33,8 @@ struct Args {
     above: f64,
 }
 
-fn isa_names() -> impl TypedValueParser<Value = Isa> {
-    PossibleValuesParser::new(Isa::available().iter().map(|isa| isa.name())).try_map(|name| name.parse())
-}
-
-/// Of `layers.csv`, what a tile depends on.
-#[derive(Clone, Copy, Deserialize)]
+/// Of a layer, what a tile depends on.
+#[derive(Clone, Copy)]
 struct Shape {
     h: usize,
     w: usize,
@@ -57,9 +53,8 @@ fn main() -> Result<()> {
         Some(isa) => isa,
         None => Isa::detect()?,
     };
-    let layers = &include_bytes!("networks/layers.csv")[..];
-    let mut layers = csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(layers);
-    let mut shapes: Vec<Shape> = layers.deserialize().collect::<Result<_, _>>()?;
+    let of_layer = |&Layer { h, w, k, f, stride, .. }: &Layer| Shape { h, w, k, f, stride };
+    let mut shapes: Vec<Shape> = layers::load(None)?.iter().map(of_layer).collect();
     let mut random = StdRng::seed_from_u64(1);
     shapes.extend((0..args.shapes).map(|_| random_shape(&mut random)));
 
