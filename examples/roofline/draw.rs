@@ -36,6 +36,11 @@ fn px(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
 
+/// Two digits at least.
+pub fn figure(value: f64) -> String {
+    format!("{value:.*}", if value < 10.0 { 1 } else { 0 })
+}
+
 fn text(content: impl Into<String>, [x, y]: Place, anchor: &str) -> Text {
     Text::new(content).set("x", px(x)).set("y", px(y)).set("text-anchor", anchor)
 }
@@ -231,12 +236,12 @@ impl Roofline<'_> {
     }
 
     fn name_roofs(&mut self) {
-        let name = format!("FMA peak {:.0} GFLOP/s", self.panel.peak);
+        let name = format!("FMA peak {} GFLOP/s", figure(self.panel.peak));
         let [end, base] = [self.x.pixels[1] - 4.0, self.y.at(self.panel.peak) - 7.0];
         self.taken.push([end - name.len() as f64 * LETTER, end, base - FONT_SIZE, base]);
         self.group.append(text(name, [end, base], "end"));
         for (i, (name, bandwidth)) in self.panel.levels.iter().enumerate() {
-            let name = format!("{name} {bandwidth:.0} GB/s");
+            let name = format!("{name} {} GB/s", figure(*bandwidth));
             // Above its line, but memory's below: the two last lines may lie close to each other.
             let above = if i + 1 < self.panel.levels.len() { 10.0 } else { -10.0 };
             let (from, to) = self.slope(*bandwidth);

@@ -91,7 +91,7 @@ impl Point<'_> {
 }
 
 impl Panel<'_> {
-    /// The points, the closest to its roof first, each with its percentage.
+    /// The points, the closest to what is attainable first, each with the percentage that it reaches.
     fn sorted(&self) -> Vec<(&Point<'_>, f64)> {
         let mut points: Vec<_> = self.points.iter().map(|point| (point, point.percent(self.peak))).collect();
         points.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -131,9 +131,9 @@ fn run(args: Args) -> Result<()> {
     drop(progress);
 
     for panel in &panels {
-        print!("{}, {threads} thread(s): FMA peak {:.0} GFLOP/s", panel.isa, panel.peak);
+        print!("{}, {threads} thread(s): FMA peak {} GFLOP/s", panel.isa, draw::figure(panel.peak));
         for (name, bandwidth) in &panel.levels {
-            print!(", {name} {bandwidth:.0} GB/s");
+            print!(", {name} {} GB/s", draw::figure(*bandwidth));
         }
         let points = panel.sorted();
         let mean = points.iter().map(|(_, percent)| percent.ln()).sum::<f64>() / points.len() as f64;
