@@ -1,7 +1,7 @@
 //! How fast cores read a buffer over and over, measured: from the smallest cache that holds it, or from memory.
 //!
-//! The loops are those of `peak.rs` with loads in place of multiply-adds, as wide as the ISA's vectors. They go back to the
-//! buffer's start without a branch, which would be mispredicted once a pass: in L1 that is a tenth of it.
+//! The loops are those of `peak.rs` with loads in place of multiply-adds, as wide as the ISA's vectors. They go back to
+//! the buffer's start without a branch, which would be mispredicted once a pass: in L1 that is a tenth of it.
 
 use pointwise::Isa;
 use std::{fs, ptr, sync::Barrier, thread, time::Instant};
@@ -14,7 +14,8 @@ struct Block([f32; 128]);
 /// At least so many steps are timed: 16 MiB.
 const STEPS: usize = 1 << 15;
 
-/// All threads' GB/s, the best of five runs; each reads its own part of so many bytes. NaN for an ISA that has no loop here.
+/// All threads' GB/s, the best of five runs; each reads its own part of so many bytes. NaN for an ISA that has no loop
+/// here.
 ///
 /// # Panics
 /// Where the CPU has not the ISA.
@@ -51,9 +52,9 @@ pub fn gigabytes_per_second(isa: Isa, bytes: usize, threads: usize) -> f64 {
     })
 }
 
-/// The name and bandwidth of each cache and of memory. A roof is the best that a level gives: what is read is half of the first
-/// cache, and of each other level twice what the one before it holds; of memory four times as much as the last cache, or 1 GiB.
-/// Linux tells the sizes; where it does not, there are no levels.
+/// The name and bandwidth of each cache and of memory. A roof is the best that a level gives: what is read is half of
+/// the first cache, and of each other level twice what the one before it holds; of memory four times as much as the
+/// last cache, or 1 GiB. Linux tells the sizes; where it does not, there are no levels.
 pub fn levels(isa: Isa, threads: usize) -> Vec<(String, f64)> {
     let caches: Vec<_> = (0..).map_while(|index| cache(index, threads)).flatten().collect();
     let mut sets = vec![];
@@ -91,9 +92,9 @@ macro_rules! x86_loads {
         $(#[$doc])*
         unsafe fn $name(buffer: &[Block], steps: usize) {
             assert!(!buffer.is_empty() && steps > 0);
-            // SAFETY: the CPU has the instructions, by this function's contract; a step reads a block of the buffer, which
-            // has one; all registers written are declared: the vector registers are among those that a call of this ABI
-            // may change.
+            // SAFETY: the CPU has the instructions, by this function's contract; a step reads a block of the buffer,
+            // which has one; all registers written are declared: the vector registers are among those that a call of
+            // this ABI may change.
             unsafe {
                 std::arch::asm!(
                     "2:",
@@ -141,8 +142,8 @@ x86_loads!(
 #[cfg(target_arch = "aarch64")]
 unsafe fn neon(buffer: &[Block], steps: usize) {
     assert!(!buffer.is_empty() && steps > 0);
-    // SAFETY: the CPU has NEON, by this function's contract; a step reads a block of the buffer, which has one; all registers
-    // written are declared: v16 and v17 are among those that a call of the C ABI may change.
+    // SAFETY: the CPU has NEON, by this function's contract; a step reads a block of the buffer, which has one; all
+    // registers written are declared: v16 and v17 are among those that a call of the C ABI may change.
     unsafe {
         std::arch::asm!(
             "2:",

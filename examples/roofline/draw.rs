@@ -18,8 +18,8 @@ const LETTER: f64 = 0.62 * FONT_SIZE;
 const INK: &str = "#222";
 const GRID: &str = "#e4e4e4";
 
-/// A network's colour, of those that colour-blind readers tell apart (Okabe and Ito, "Color Universal Design", 2008), and its
-/// shape around the origin.
+/// A network's colour, of those that colour-blind readers tell apart (Okabe and Ito, "Color Universal Design", 2008),
+/// and its shape around the origin.
 const NETS: [(&str, &str); 5] = [
     ("#0072b2", "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z"),
     ("#d55e00", "M-4.5,-4.5h9v9h-9z"),
@@ -259,7 +259,8 @@ impl Roofline<'_> {
         }
     }
 
-    /// The dozen furthest below what is attainable, as far as there is room: beside its point or, with a line to it, below.
+    /// The dozen furthest below what is attainable, as far as there is room: beside its point or, with a line to it,
+    /// below.
     fn name_points(&mut self) {
         let ([left, right], [bottom, _]) = (self.x.pixels, self.y.pixels);
         for (point, percent) in self.panel.sorted().into_iter().rev().take(12) {

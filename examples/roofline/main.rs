@@ -1,17 +1,19 @@
-//! How close the 1x1 convolutions of five published networks come to what this machine can do, as pictures by the roofline
-//! model (Williams, Waterman and Patterson, "Roofline: An Insightful Visual Performance Model for Multicore Architectures",
-//! 2009): no layer is faster than the multiply-adds, nor than the bytes that it must move allow.
+//! How close the 1x1 convolutions of five published networks come to what this machine can do, as pictures by the
+//! roofline model (Williams, Waterman and Patterson, "Roofline: An Insightful Visual Performance Model for Multicore
+//! Architectures", 2009): no layer is faster than the multiply-adds, nor than the bytes that it must move allow.
 //!
 //! ```text
 //! attainable GFLOP/s = min(FMA peak, FLOP per byte * GB/s)
 //! ```
 //!
 //! * FLOP per byte: input, weights and output count once, however often a kernel reads them.
-//! * GB/s: the paper has that of memory. But a layer that is timed runs again and again on the same tensors, and finds them in
-//!   the smallest cache that holds them all. So a layer's bound is what this machine reads of a buffer of as many bytes, over
-//!   and over, measured beside the layer with loads as wide as the ISA's. One that lies half in a cache and half in the next
-//!   gets its due, and no size of a cache need be known. Writes are no faster than reads, so it is a bound.
-//! * The slopes drawn are what each cache and memory give at their best. Only they need the caches' sizes, from Linux' `/sys`.
+//! * GB/s: the paper has that of memory. But a layer that is timed runs again and again on the same tensors, and finds
+//!   them in the smallest cache that holds them all. So a layer's bound is what this machine reads of a buffer of as
+//!   many bytes, over and over, measured beside the layer with loads as wide as the ISA's. One that lies half in a
+//!   cache and half in the next gets its due, and no size of a cache need be known. Writes are no faster than reads, so
+//!   it is a bound.
+//! * The slopes drawn are what each cache and memory give at their best. Only they need the caches' sizes, which
+//!   Linux tells in `/sys`.
 //! * FMA peak: of one core, times the threads; the highest of the run, as the clock rises and falls.
 //!
 //! ```text
@@ -32,8 +34,8 @@ use layers::{Layer, isa_names};
 use pointwise::{Isa, Pool};
 use std::{fs, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
-/// Measures this machine's FMA peak and read bandwidths and the 1x1 convolutions of ResNet-50, MobileNetV2, GoogLeNet, NiN and
-/// DeepPhys, and draws them: roofline.svg, efficiency.svg, the same as PNG, and the figures, layers.csv.
+/// Measures this machine's FMA peak and read bandwidths and the 1x1 convolutions of ResNet-50, MobileNetV2, GoogLeNet,
+/// NiN and DeepPhys, and draws them: roofline.svg, efficiency.svg, the same as PNG, and the figures, layers.csv.
 #[derive(Parser)]
 struct Args {
     /// Threads that share a layer
