@@ -32,6 +32,16 @@ use crate::{
 /// `Clamp` must be finite; where one is 0 and multiplies `x`, an infinite `x` gives what IEEE 754 says: NaN.
 ///
 /// The errors are the greatest over all inputs, in ulp. They hold where the true result is denormal, too.
+///
+/// # Example
+/// ```
+/// use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv};
+/// let conv = PointwiseConv::builder(1, 1).activation(Activation::LeakyRelu { slope: 0.25 }).build(&[1.0])?;
+/// let (mut y, shape) = ([0.0; 2], [1, 1, 2, 1]);
+/// conv.run(Nhwc::new(&[3.0, -2.0], shape)?, NhwcMut::new(&mut y, shape)?)?;
+/// assert_eq!(y, [3.0, -0.5]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub enum Activation {
@@ -165,8 +175,20 @@ impl Epilogue<'_> {
 
 impl Activation {
     /// `x` limited to `0..=6`. PyTorch `nn.ReLU6`, TFLite `RELU6`.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::Activation;
+    /// assert_eq!(Activation::RELU6, Activation::Clamp { min: 0.0, max: 6.0 });
+    /// ```
     pub const RELU6: Self = Activation::Clamp { min: 0.0, max: 6.0 };
     /// `x / (1 + e^-x)`. PyTorch `nn.SiLU`.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::Activation;
+    /// assert_eq!(Activation::SILU, Activation::Swish { beta: 1.0 });
+    /// ```
     pub const SILU: Self = Activation::Swish { beta: 1.0 };
 
     pub(crate) fn check(self) -> Result<(), Error> {

@@ -3,7 +3,14 @@
 use crate::{Error, error::IsaList, kernel::Scalar};
 use core::{fmt, str::FromStr};
 
-/// An instruction set that kernels are written for.
+/// An instruction set that kernels are written for. The wider its vectors are, the greater it is.
+///
+/// # Example
+/// ```
+/// use pointwise::Isa;
+/// assert!(Isa::Scalar < Isa::Avx2 && Isa::Avx2 < Isa::Avx512);
+/// assert_eq!(Isa::available().iter().max(), Isa::available().last());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -106,6 +113,14 @@ macro_rules! with_lanes {
 pub(crate) use with_lanes;
 
 /// Why an ISA was taken.
+///
+/// # Example
+/// ```
+/// use pointwise::{Isa, IsaChoice, PointwiseConv, Serial};
+/// let conv = PointwiseConv::builder(1, 1).isa(Isa::Scalar).build(&[1.0])?;
+/// assert_eq!(conv.plan([1, 1, 1, 1], &Serial)?.isa_choice, IsaChoice::Forced);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]

@@ -107,6 +107,14 @@ const TASKS_PER_THREAD: usize = 4;
 const ROWS_OF_A_SET: usize = 7;
 
 /// Which kind of kernel computes some output channels.
+///
+/// # Example
+/// ```
+/// use pointwise::{Isa, Kernel, PointwiseConv, Serial};
+/// let mask = PointwiseConv::builder(32, 1).isa(Isa::Scalar).build(&[0.0; 32])?;
+/// assert_eq!(mask.plan([1, 36, 36, 32], &Serial)?.kernel, Kernel::Narrow);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
@@ -153,6 +161,17 @@ pub struct Tile {
 }
 
 /// What computes the output channels that are left when panels of 16 are full.
+///
+/// # Example
+/// ```
+/// use pointwise::{Isa, Kernel, PointwiseConv, Serial, Tail, Tile};
+/// for (tail, kernel) in [(Tail::Panel, Kernel::Tile), (Tail::Narrow, Kernel::Narrow)] {
+///     let tile = Tile { pixels: 1, channels: 16, tail };
+///     let conv = PointwiseConv::builder(8, 3).isa(Isa::Scalar).tile(tile).build(&[0.0; 24])?;
+///     assert_eq!(conv.plan([1, 4, 4, 8], &Serial)?.kernel, kernel);
+/// }
+/// # Ok::<(), pointwise::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Tail {

@@ -83,6 +83,17 @@ impl Reference<'_> {
     ///
     /// # Errors
     /// As [`PointwiseConv::run_residual`](crate::PointwiseConv::run_residual) and [`Builder::build`](crate::Builder::build).
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, reference::Reference};
+    /// let sum = Reference { out_channels: 1, weights: &[1.0, 1.0], ..Reference::default() };
+    /// let (mut y, shape) = ([0.0], [1, 1, 1, 1]);
+    /// let residual = Nhwc::new(&[0.5], shape)?;
+    /// sum.run(Nhwc::new(&[1.0, 2.0], [1, 1, 1, 2])?, Some(residual), NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [3.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
     pub fn run(&self, x: Nhwc<'_>, residual: Option<Nhwc<'_>>, mut y: NhwcMut<'_>) -> Result<(), Error> {
         let [n, h, w, in_channels] = x.shape();
         let (k, f) = crate::conv::check_channels(in_channels, self.out_channels, self.groups)?;

@@ -13,6 +13,16 @@ use crate::{
 use core::{array, ops::Range, slice};
 
 /// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
+///
+/// # Example
+/// ```
+/// use pointwise::{Head, Nhwc, NhwcMut, PointwiseConv, Serial, run_heads};
+/// let (conv, mut y) = (PointwiseConv::builder(2, 1).build(&[1.0, 10.0])?, [0.0]);
+/// let head = Head::new(&conv, NhwcMut::new(&mut y, [1, 1, 1, 1])?);
+/// run_heads(&Serial, Nhwc::new(&[1.0, 2.0], [1, 1, 1, 2])?, &mut [head])?;
+/// assert_eq!(y, [21.0]);
+/// # Ok::<(), pointwise::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Head<'a> {
     pub(crate) conv: &'a PointwiseConv,
