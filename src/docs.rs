@@ -2,7 +2,7 @@
 //!
 //! For those who use it:
 //!
-//! * [The operation](operation): five kinds of layers, and what bounds them
+//! * [The operation](operation): which layers it is, and what bounds them
 //! * [The contract](contract): one chain of multiply-adds, what that is good for, and what it costs
 //! * [Which instruction set](dispatch): what is chosen, and how to choose
 //! * [Threads](threads): which executor, and how work is cut
