@@ -12,6 +12,10 @@ test-isa name:
 doc:
     RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --all-features
 
+# A million random convolutions, or so many, by every ISA and executor: no bit may differ
+exact cases="1000000":
+    PROPTEST_CASES={{cases}} cargo test --release --all-features --test exact -- --ignored --nocapture
+
 lint:
     cargo fmt --check
     cargo clippy --all-targets --all-features -- -D warnings

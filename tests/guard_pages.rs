@@ -208,7 +208,7 @@ fn catch_faults() {
         let result = unsafe {
             let mut action: libc::sigaction = mem::zeroed();
             action.sa_sigaction = last_words as *const () as libc::sighandler_t;
-            action.sa_flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
+            action.sa_flags = libc::SA_RESETHAND;
             libc::sigaction(signal, &action, std::ptr::null_mut())
         };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());

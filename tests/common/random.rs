@@ -61,8 +61,10 @@ fn tile() -> impl Strategy<Value = Option<Tile>> {
 /// Fewer pixels where there would be more than `most` multiply-adds, or values.
 pub fn case(most: usize) -> impl Strategy<Value = Case> {
     let values = prop_oneof![Just(Values::Ordinary), Just(Values::Mixed), Just(Values::AnyBits)];
-    let width = prop_oneof![0..=9usize, 0..=70usize];
-    let shape = (width, 0..=9usize, 0..=3usize).prop_map(|(w, h, n)| [w, h, n]);
+    // Mostly not empty.
+    let size = |most: usize| prop_oneof![1 => Just(0), 30 => 1..=most];
+    let width = prop_oneof![size(9), size(70)];
+    let shape = (width, size(9), size(3)).prop_map(|(w, h, n)| [w, h, n]);
     let order = prop_oneof![Just(ResidualOrder::BeforeActivation), Just(ResidualOrder::AfterActivation)];
     let residual = (any::<bool>(), any::<bool>(), order);
     let options = (any::<bool>(), prop::bool::weighted(0.2), residual, activation(), values, tile());
