@@ -119,7 +119,7 @@ type Counts = [u64; 3];
 /// `cargo test --release --all-features --test exact -- --ignored --nocapture`, for `PROPTEST_CASES`. A difference tells the
 /// case's seed; `PROPTEST_RNG_SEED` and `PROPTEST_CASES=1` repeat it.
 #[test]
-#[ignore = "a million convolutions take half an hour"]
+#[ignore = "a million convolutions take ten minutes"]
 fn whoever_runs_it_no_bit_differs() {
     isas();
     let table = Mutex::new(BTreeMap::<(Isa, &str), Counts>::new());
