@@ -28,6 +28,18 @@ asm *args:
 bench-shape name:
     cargo bench --bench convolution -- '{{name}}'
 
+# Whether the working tree is faster or slower than this commit, where a benchmark's name matches
+bench-compare base filter="":
+    benches/compare '{{base}}' '{{filter}}'
+
+# Counts instructions as CI does; `just instructions --renew` writes them down
+instructions *args:
+    .ci/instructions {{args}}
+
+# Other Rust crates on the layers of networks
+rivals *args:
+    cargo run --release --manifest-path benches/rivals/Cargo.toml -- {{args}}
+
 # Makes include/pointwise.h of src/capi.rs
 header:
     cargo cinstall --release --prefix "{{justfile_directory()}}/target/capi"
