@@ -17,7 +17,7 @@
 //! critcmp after -g '(\w+)/\w+/(.*)'
 //! ```
 //!
-//! Minutes lie between two such runs, and clocks drift: `just bench-compare` runs two commits in turn, and `.ci/instructions`
+//! Minutes lie between two such runs, and clocks drift: `just bench-compare` runs a commit and the working tree in turn, and `.ci/instructions`
 //! counts instructions.
 //!
 //! [critcmp]: https://crates.io/crates/critcmp
