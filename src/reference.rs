@@ -121,7 +121,8 @@ impl Reference<'_> {
                                 sum,
                                 scale_shift: self.scale_shift.map(|(scale, shift)| [scale[channel], shift[channel]]),
                                 residual: (residual.map(|residual| residual[channel]), self.residual),
-                                slope: self.slopes.map_or(0.0, |slopes| slopes[channel]),
+                                // An activation without slopes may be given an empty slice of them.
+                                slope: self.slopes.and_then(|slopes| slopes.get(channel)).copied().unwrap_or(0.0),
                             };
                             *out = epilogue::with_activation(Scalar, self.activation, value);
                         }

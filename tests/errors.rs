@@ -217,4 +217,7 @@ fn the_reference_refuses_what_the_convolution_refuses() {
     assert!(matches!(run(Reference { out_channels: 1, weights: &[0.0; 2], ..reference }), Err(Error::Shape { .. })));
     let activation = Activation::Clamp { min: 1.0, max: 0.0 };
     assert!(matches!(run(Reference { activation, ..reference }), Err(Error::Clamp { .. })));
+    // And takes what it takes.
+    assert_eq!(run(Reference { slopes: Some(&[]), ..reference }), Ok(()));
+    assert!(PointwiseConv::builder(2, 2).slopes(&[]).build(&[1.0; 4]).is_ok());
 }

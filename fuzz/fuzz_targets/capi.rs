@@ -58,8 +58,10 @@ fn growing<T>(u: &mut Unstructured<'_>, values: &[T], least: usize) -> Result<(A
         2 => known + u.int_in_range(0..=40)?,
         _ => known,
     };
-    let mut right = (least..=4096).contains(&size) && (values.len() < 2 || size % align_of::<T>() == 0);
-    let each = if right { size } else { known };
+    let is_size = (least..=4096).contains(&size);
+    let each = if is_size { size } else { known };
+    // The second would be misaligned.
+    let mut right = is_size && (values.len() < 2 || size % align_of::<T>() == 0);
     let mut bytes = Aligned::from_iter(64, std::iter::repeat_n(0, each * values.len()));
     let mut seen = vec![];
     for (value, bytes) in values.iter().zip(bytes.chunks_exact_mut(each)) {
