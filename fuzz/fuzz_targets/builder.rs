@@ -13,6 +13,7 @@ use pointwise::{
 use pointwise_fuzz::{
     Aligned, Shuffled, Values, View, activation, assert_same, check, expected, number, output_shape, residual_order,
 };
+use std::cmp::Ordering;
 
 const ISAS: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
 
@@ -29,7 +30,7 @@ impl Told<'_> {
     fn error(&self) -> Option<Error> {
         let Self { in_channels, isa, reference } = self;
         let Reference { out_channels, groups, stride, activation, .. } = *reference;
-        let divides = |channels: usize| groups != 0 && channels % groups == 0;
+        let divides = |channels: usize| groups != 0 && channels.is_multiple_of(groups);
         if !divides(*in_channels) || !divides(out_channels) {
             return Some(Error::Groups { in_channels: *in_channels, out_channels, groups });
         }
@@ -37,7 +38,9 @@ impl Told<'_> {
             return Some(Error::Stride { actual: stride });
         }
         let parameters: &[_] = match activation {
-            Activation::Clamp { min, max } if !(min <= max) => return Some(Error::Clamp { min, max }),
+            Activation::Clamp { min, max } if min.partial_cmp(&max).is_none_or(Ordering::is_gt) => {
+                return Some(Error::Clamp { min, max });
+            }
             Activation::LeakyRelu { slope } => &[("slope", slope)],
             Activation::HardSigmoid { alpha, beta } => &[("alpha", alpha), ("beta", beta)],
             Activation::Swish { beta } => &[("beta", beta)],

@@ -61,7 +61,7 @@ fn growing<T>(u: &mut Unstructured<'_>, values: &[T], least: usize) -> Result<(A
     let is_size = (least..=4096).contains(&size);
     let each = if is_size { size } else { known };
     // The second would be misaligned.
-    let mut right = is_size && (values.len() < 2 || size % align_of::<T>() == 0);
+    let mut right = is_size && (values.len() < 2 || size.is_multiple_of(align_of::<T>()));
     let mut bytes = Aligned::from_iter(64, std::iter::repeat_n(0, each * values.len()));
     let mut seen = vec![];
     for (value, bytes) in values.iter().zip(bytes.chunks_exact_mut(each)) {
@@ -248,7 +248,7 @@ fn create(u: &mut Unstructured<'_>, values: &mut Values) -> Result<Option<Conv>>
     let optional = |pointer: *const f32| pointer.is_null() || holds(pointer, f);
     right &= !without_desc && !place.is_null();
     right &= (0..15).contains(&desc.activation) && (0..5).contains(&desc.isa) && desc.flags < 2;
-    right &= k % groups == 0 && f % groups == 0;
+    right &= k.is_multiple_of(groups) && f.is_multiple_of(groups);
     right &= [bias, desc.scale, desc.shift, desc.slopes].into_iter().all(optional);
     right &= desc.scale.is_null() == desc.shift.is_null();
     right &= holds(weights, (k / groups).saturating_mul(f));
@@ -607,7 +607,7 @@ fn pack(u: &mut Unstructured<'_>, conv: &Conv) -> Result<Option<Conv>> {
         && (0..5).contains(&isa)
         && !place.is_null()
         && !pointer.is_null()
-        && (flags & PW_PACKED_COPY != 0 || pointer.addr() % 64 == 0)
+        && (flags & PW_PACKED_COPY != 0 || pointer.addr().is_multiple_of(64))
         && PointwiseConv::from_packed_copy(bytes, verify).is_ok();
     assert_status(created, status(right, isa, false), (flags, isa, offset));
     assert!(place.is_null() || handle.is_null() == (created != PW_OK));

@@ -32,7 +32,7 @@ impl Case {
     fn new(u: &mut Unstructured<'_>, values: &mut Values, (x, x_data): (View, &[f32]), wrong: bool) -> Result<Self> {
         let mistake = if wrong { Some(u.int_in_range(0..=2)?) } else { None };
         let in_channels = x.shape[3] + usize::from(mistake == Some(0));
-        let groups = if in_channels % 2 == 0 { u.int_in_range(1..=2)? } else { 1 };
+        let groups = if in_channels.is_multiple_of(2) { u.int_in_range(1..=2)? } else { 1 };
         let out_channels = *u.choose(&[0, 1, 2, 7, 8, 9, 15, 16, 17, 24, 33, 40, 64, 70])?;
         // Mostly the same stride: others cannot share a pass.
         let alone = u.int_in_range(0..=7)? == 7;
