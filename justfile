@@ -36,6 +36,10 @@ bench-compare base filter="":
 instructions *args:
     .ci/instructions {{args}}
 
+# Other Rust crates on the layers of networks
+rivals *args:
+    cargo run --release --manifest-path benches/rivals/Cargo.toml -- {{args}}
+
 # Makes include/pointwise.h of src/capi.rs
 header:
     cargo cinstall --release --prefix "{{justfile_directory()}}/target/capi"
