@@ -297,7 +297,7 @@ fn the_callers_threads_do_the_work() {
     assert_eq!(compute(threads).unwrap(), expected);
     assert_eq!(runs, 1);
     let (text, _) = explain(conv, [1, 1, pixels, k], threads, 1000);
-    assert!(String::from_utf8_lossy(&text).contains("threads 3\n"));
+    assert!(String::from_utf8_lossy(&text).contains("threads  3\n"));
     let many = pool(pw_executor { threads: usize::MAX, work_per_thread: 1, ..executor }).unwrap();
     assert_eq!(compute(many).unwrap(), expected);
     assert_eq!(runs, 2);
