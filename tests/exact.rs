@@ -46,10 +46,10 @@ fn in_integers(case: &Case, tensors: &Tensors, y: &mut [f32]) {
     for n in 0..output[0] {
         for i in 0..output[1] {
             for j in 0..output[2] {
-                for f in 0..output[3] {
+                for (f, &bias) in b.iter().enumerate() {
                     let pixel = index(case.input, case.padding[0], [n, i * sh, j * sw]) + f / f_of_group * k_of_group;
                     let products = (0..k_of_group).map(|k| x[pixel + k] * w[f * k_of_group + k]);
-                    let mut value = products.sum::<i64>() + if case.bias { b[f] } else { 0 };
+                    let mut value = products.sum::<i64>() + if case.bias { bias } else { 0 };
                     if case.scale_shift {
                         value = scale[f] * value + shift[f];
                     }
@@ -60,7 +60,7 @@ fn in_integers(case: &Case, tensors: &Tensors, y: &mut [f32]) {
                     let act = |value: i64| match case.activation {
                         Activation::Identity => value,
                         Activation::Relu => value.max(0),
-                        Activation::Clamp { min, max } => value.max(min as i64).min(max as i64),
+                        Activation::Clamp { min, max } => value.clamp(min as i64, max as i64),
                         Activation::LeakyRelu { slope } if value < 0 => value * slope as i64,
                         Activation::Prelu if value < 0 => value * slopes[f],
                         _ => value,
