@@ -53,21 +53,5 @@ test-c: header
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 
-# Licenses, sources and versions of what is linked; with a network, known vulnerabilities too: `just deny check`
-deny *args="check bans licenses sources":
-    cargo deny {{args}}
-
-# Fails where the tests reach fewer than 95 of 100 lines of src. NEON's lanes run on an emulated CPU only, uncounted
-coverage:
-    cargo llvm-cov --all-features --lib --tests --ignore-filename-regex 'tests|neon\.rs' --fail-under-lines 95
-
-# Changes one thing after the other, and lists what no test noticed: hours, or a part of them with `just mutants --shard 0/8`
-mutants *args:
-    POINTWISE_TEST_ISAS=scalar,avx2,avx512 PROPTEST_CASES=300 cargo mutants {{args}}
-
-# Tests on emulated CPUs
-emulated:
-    .ci/emulated-cpus
-
 ci:
     .ci/run

@@ -820,7 +820,6 @@ mod tests {
                     }
                     let decision = Decision::new((token, None), [k, f, groups], &lines, (threads, 1000));
                     let (schedule, cut) = (&decision.schedule, &decision.cut);
-                    assert!(schedule.threads <= threads && schedule.threads <= schedule.tasks());
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
@@ -855,90 +854,6 @@ mod tests {
     }
 
     #[test]
-    fn threads_have_equal_shares_of_the_larger_tensor() {
-        for (pixels, k, f) in
-            [(3136, 64, 64), (3136, 256, 64), (784, 512, 128), (196, 256, 1024), (49, 2048, 512), (1, 2048, 4096)]
-        {
-            let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]).unwrap();
-            let cut = Cut::new::<Scalar>((Isa::Scalar, None, &Memo::default()), [k, f, 1], &lines);
-            let schedule = |threads| Schedule::new([&cut].into_iter(), &lines, (threads, 1 << 10));
-            let one = schedule(1);
-            let (block, bytes) = (one.block(0).pixels.len(), (k + f.min(4 * PANEL)) * size_of::<f32>());
-            assert!(block * bytes <= BLOCK_BYTES && (block == pixels || 2 * block * bytes > BLOCK_BYTES), "{one:?}");
-            for threads in 2..=8 {
-                let schedule = schedule(threads);
-                let tasks = schedule.tasks();
-                assert_eq!((schedule.threads, tasks % threads), (threads, 0), "{schedule:?}");
-                assert!((2..=10).contains(&(tasks / threads)), "{schedule:?}");
-                // The smaller one is not cut, beyond blocks that fit in the cache.
-                let blocks = if f > pixels { schedule.pixel_blocks } else { schedule.chunk_blocks };
-                assert_eq!(blocks, if f > pixels { one.pixel_blocks } else { 1 }, "{schedule:?}");
-            }
-        }
-    }
-
-    /// No other choice costs less, and no tile is larger than the largest kernel.
-    #[test]
-    fn the_cheapest_cut_is_chosen() {
-        /// Summed over the tiles of each chunk.
-        fn cost<L: Lanes>(tuning: &Tuning, cut: &Cut, pixels: usize) -> usize {
-            let of_chunk = |i| {
-                let chunk = cut.chunk(i);
-                let f = chunk.channels.len();
-                let (halves, full) = match chunk.kernel {
-                    Kernel::Narrow => return narrow_cost::<L>(tuning, cut.in_channels, f, pixels),
-                    Kernel::HalfTile => (3, PANEL / 2),
-                    Kernel::Tile => (2 * f.div_ceil(L::LANES), L::LANES),
-                };
-                let tiles = cut.split::<L>(&chunk, pixels).into_iter().filter(|(_, tiles)| *tiles > 0);
-                let tiles = tiles.map(|(mr, tiles)| {
-                    assert!(mr <= chunk.tiles::<L>().len());
-                    tiles * tile_cost::<L>(tuning, [cut.in_channels, pixels], mr, halves) + tuning.call
-                });
-                let partial = if f.is_multiple_of(full) { 0 } else { pixels * halves.div_ceil(2) * tuning.partial };
-                tiles.sum::<usize>() + partial
-            };
-            (0..cut.chunks()).map(of_chunk).sum()
-        }
-        fn check<L: Lanes>(isa: Isa) {
-            let tuning = tuning(isa);
-            // Where a vector is less than a panel, the plan takes a last chunk that is not full for a full one.
-            let sizes = [1, 3, 16, 19, 24, 32, 36, 48, 64, 72, 80, 128];
-            for f in sizes.into_iter().filter(|f| L::LANES == PANEL || f.is_multiple_of(PANEL)) {
-                for (k, pixels) in
-                    [8, 64, 300].into_iter().flat_map(|k| [1, 6, 7, 15, 49, 200].map(|pixels| (k, pixels)))
-                {
-                    let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]).unwrap();
-                    let cut = Cut::new::<L>((isa, None, &Memo::default()), [k, f, 1], &lines);
-                    let least = cost::<L>(&tuning, &cut, pixels);
-                    for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
-                        let panels = tail.panels(f);
-                        for (small, chunks) in (0..=panels).flat_map(|chunks| [(false, chunks), (true, chunks)]) {
-                            if panels.div_ceil(chunks.max(1)) <= widest::<L>() && (chunks > 0 || panels == 0) {
-                                let most_accumulators = tuning.most_accumulators(small);
-                                let other = Cut { panels, chunks, tail, most_accumulators, ..cut.clone() };
-                                let cost = cost::<L>(&tuning, &other, pixels);
-                                assert!(
-                                    least <= cost,
-                                    "{isa}: {pixels} pixels, K {k}, F {f}: {cut:?} costs {least}, {other:?} {cost}"
-                                );
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        for isa in Isa::available() {
-            with_lanes!(Token::new(*isa).unwrap(), simd => {
-                fn with<L: Lanes>(_: L, isa: Isa) {
-                    check::<L>(isa);
-                }
-                with(simd, *isa);
-            });
-        }
-    }
-
-    #[test]
     fn pixels_are_split_into_tiles_evenly() {
         assert_eq!(split(7, 49), [(7, 7), (0, 0)]);
         assert_eq!(split(14, 50), [(13, 2), (12, 2)]);
@@ -965,10 +880,8 @@ mod tests {
         memo.set(1, true, other);
         assert_eq!((memo.get(1, true), memo.get(49, false)), (Some(other), None));
         // More pixels than it can hold.
-        for pixels in [usize::MAX, (usize::MAX >> Memo::BITS) + 1] {
-            memo.set(pixels, false, choice);
-            assert_eq!((memo.get(pixels, false), memo.get(1, true)), (None, Some(other)));
-        }
+        memo.set(usize::MAX, false, choice);
+        assert_eq!((memo.get(usize::MAX, false), memo.get(1, true)), (None, Some(other)));
     }
 
     #[test]
