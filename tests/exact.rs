@@ -2,8 +2,10 @@
 //! in integers, by the formula alone; and many random convolutions differ in no bit, whoever runs them in whatever parts.
 
 mod common;
+#[path = "common/random.rs"]
+mod random;
 
-use common::{Case, Padding, Shuffled, Tensors, Threads, Values, assert_same, isas, random, same};
+use common::{Case, Eager, Padding, Shuffled, Tensors, Threads, Values, assert_same, isas, same};
 use pointwise::{Activation, Executor, Isa, Pool, ResidualOrder, Serial, Shape};
 use proptest::{prelude::*, test_runner::Config};
 use std::{collections::BTreeMap, sync::Mutex};
@@ -93,23 +95,6 @@ proptest! {
         for isa in Isa::available() {
             assert_same(&unsigned(case.run(&tensors, *isa)), &expected, format_args!("{isa}, {case:?}"));
         }
-    }
-}
-
-/// Splits whatever can be split.
-struct Eager<'a>(&'a dyn Executor);
-
-impl Executor for Eager<'_> {
-    fn threads(&self) -> usize {
-        self.0.threads()
-    }
-
-    fn work_per_thread(&self) -> usize {
-        1
-    }
-
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.0.run(tasks, task);
     }
 }
 

@@ -5,8 +5,10 @@
 #![cfg(all(unix, target_arch = "x86_64"))]
 
 mod common;
+#[path = "common/random.rs"]
+mod random;
 
-use common::{Case, Padding, Shuffled, Tensors, assert_same, isas, random};
+use common::{Case, Padding, Shuffled, Tensors, assert_same, isas};
 use libc::{PROT_NONE, PROT_READ, PROT_WRITE, c_int};
 use memmap2::MmapMut;
 use pointwise::{Head, Isa, Nhwc, NhwcMut, PointwiseConv, Verify, run_heads};
@@ -19,7 +21,6 @@ use std::{
     slice,
 };
 
-/// CI emulates aarch64.
 const CASES: u32 = 100_000;
 
 /// The most multiply-adds of a case.

@@ -9,19 +9,12 @@ use pointwise::{Activation, Isa, Nhwc, NhwcMut, ResidualOrder};
 const CASE: Case = Case {
     input: [3, 9, 17, 129],
     out_channels: 151,
-    groups: 1,
-    stride: (1, 1),
-    bias: true,
     scale_shift: true,
     residual: true,
-    in_place: false,
     residual_order: ResidualOrder::AfterActivation,
     activation: Activation::Tanh,
-    values: common::Values::Ordinary,
-    padding: [Padding { front: 0, pixel: 0, row: 0, batch: 0 }; 3],
-    threads: 1,
-    tile: None,
     seed: 7,
+    ..Case::ONE
 };
 
 /// The values of the pixels alone, in order.

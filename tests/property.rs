@@ -3,8 +3,10 @@
 //! `PROPTEST_CASES` sets how many are tried.
 
 mod common;
+#[path = "common/random.rs"]
+mod random;
 
-use common::{Case, random};
+use common::Case;
 use proptest::{prelude::*, test_runner::Config};
 
 proptest! {

@@ -8,10 +8,10 @@ use libfuzzer_sys::{
     fuzz_target,
 };
 use pointwise::{
-    Activation, Isa, PointwiseConv, ResidualOrder, Serial, Verify,
+    Isa, PointwiseConv, ResidualOrder, Serial, Verify,
     capi::{pw_status::*, *},
 };
-use pointwise_fuzz::{Aligned, Layer, Values, View, assert_same, check, expected, number, output_shape};
+use pointwise_fuzz::{Aligned, Layer, Values, View, activation_of, assert_same, check, expected, number, output_shape};
 use std::{
     collections::HashSet,
     ffi::{CStr, c_char, c_void},
@@ -146,28 +146,6 @@ fn pool(u: &mut Unstructured<'_>) -> Result<Pool> {
     Ok(Pool(pool))
 }
 
-/// What a number and two parameters stand for.
-fn activation(code: i32, [a, b]: [f32; 2]) -> Option<Activation> {
-    Some(match code {
-        0 => Activation::Identity,
-        1 => Activation::Relu,
-        2 => Activation::Clamp { min: a, max: b },
-        3 => Activation::Sigmoid,
-        4 => Activation::Tanh,
-        5 => Activation::LeakyRelu { slope: a },
-        6 => Activation::Prelu,
-        7 => Activation::HardSigmoid { alpha: a, beta: b },
-        8 => Activation::HardSwish,
-        9 => Activation::Swish { beta: a },
-        10 => Activation::Gelu,
-        11 => Activation::GeluTanh,
-        12 => Activation::Elu { alpha: a },
-        13 => Activation::Softplus,
-        14 => Activation::Mish,
-        _ => return None,
-    })
-}
-
 /// The model's status.
 fn status(right: bool, isa: i32, too_large: bool) -> pw_status {
     let isa = ISAS.get(isa as usize).copied().flatten();
@@ -187,7 +165,7 @@ fn create(u: &mut Unstructured<'_>, values: &mut Values) -> Result<Option<Conv>>
     let (param_a, more) = (parameter()?, parameter()?);
     let param_b = if u.int_in_range(0..=7)? == 7 { more } else { param_a + more };
     let code = u.int_in_range(0..=14)?;
-    let activation = self::activation(code, [param_a, param_b]).expect("a value of the enum");
+    let activation = activation_of(code, [param_a, param_b]).expect("a value of the enum");
     let (groups, stride) = (u.int_in_range(1..=2)?, (u.int_in_range(1..=2)?, u.int_in_range(1..=2)?));
     let channels = (*u.choose(&[0, 1, 3, 8])?, *u.choose(&[0, 1, 4, 7, 16, 17, 24, 40])?);
     // Lent for the call only.
@@ -265,7 +243,7 @@ fn create(u: &mut Unstructured<'_>, values: &mut Values) -> Result<Option<Conv>>
         return Ok(None);
     }
     // What it was told, where that was a mistake that makes sense, or to a version that knew less.
-    layer.activation = self::activation(desc.activation, [desc.param_a, desc.param_b]).expect("checked");
+    layer.activation = activation_of(desc.activation, [desc.param_a, desc.param_b]).expect("checked");
     layer.slopes = layer.slopes.or(Some(others)).filter(|_| !desc.slopes.is_null());
     layer.scale_shift = layer.scale_shift.filter(|_| !desc.scale.is_null());
     layer.residual = [ResidualOrder::BeforeActivation, ResidualOrder::AfterActivation][desc.flags];

@@ -59,11 +59,16 @@ pub fn activation(u: &mut Unstructured<'_>, any: bool) -> Result<Activation> {
         _ => Ok(f32::from(u.arbitrary::<i8>()?) / 32.0),
     };
     let (a, b) = (parameter()?, parameter()?);
-    let (min, max) = if any { (a, b) } else { (a.min(b), a.max(b)) };
-    Ok(match u.int_in_range(0..=14)? {
+    let parameters = if any { [a, b] } else { [a.min(b), a.max(b)] };
+    Ok(activation_of(u.int_in_range(0..=14)?, parameters).expect("a number of C's"))
+}
+
+/// What a number and two parameters stand for in C.
+pub fn activation_of(number: i32, [a, b]: [f32; 2]) -> Option<Activation> {
+    Some(match number {
         0 => Activation::Identity,
         1 => Activation::Relu,
-        2 => Activation::Clamp { min, max },
+        2 => Activation::Clamp { min: a, max: b },
         3 => Activation::Sigmoid,
         4 => Activation::Tanh,
         5 => Activation::LeakyRelu { slope: a },
@@ -75,7 +80,8 @@ pub fn activation(u: &mut Unstructured<'_>, any: bool) -> Result<Activation> {
         11 => Activation::GeluTanh,
         12 => Activation::Elu { alpha: a },
         13 => Activation::Softplus,
-        _ => Activation::Mish,
+        14 => Activation::Mish,
+        _ => return None,
     })
 }
 

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod activations;
-pub mod random;
 
 use pointwise::{
     Activation, Error, Executor, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides, Tile,
@@ -136,25 +135,30 @@ pub struct Case {
     pub seed: u64,
 }
 
+impl Case {
+    /// One value of everything, which other cases vary.
+    pub const ONE: Self = Self {
+        input: [1, 1, 1, 1],
+        out_channels: 1,
+        groups: 1,
+        stride: (1, 1),
+        bias: true,
+        scale_shift: false,
+        residual: false,
+        in_place: false,
+        residual_order: ResidualOrder::BeforeActivation,
+        activation: Activation::Identity,
+        values: Values::Ordinary,
+        padding: [Padding { front: 0, pixel: 0, row: 0, batch: 0 }; 3],
+        threads: 1,
+        tile: None,
+        seed: 0,
+    };
+}
+
 impl Default for Case {
     fn default() -> Self {
-        Case {
-            input: [1, 1, 1, 1],
-            out_channels: 1,
-            groups: 1,
-            stride: (1, 1),
-            bias: true,
-            scale_shift: false,
-            residual: false,
-            in_place: false,
-            residual_order: ResidualOrder::BeforeActivation,
-            activation: Activation::Identity,
-            values: Values::Ordinary,
-            padding: [Padding::default(); 3],
-            threads: 1,
-            tile: None,
-            seed: 0,
-        }
+        Self::ONE
     }
 }
 
@@ -180,7 +184,7 @@ impl Executor for Threads {
     }
 }
 
-/// An executor that is worth its threads for small cases, too.
+/// An executor for which whatever can be split is.
 pub struct Eager<'a, E: ?Sized>(pub &'a E);
 
 impl<E: Executor + ?Sized> Executor for Eager<'_, E> {
@@ -189,7 +193,7 @@ impl<E: Executor + ?Sized> Executor for Eager<'_, E> {
     }
 
     fn work_per_thread(&self) -> usize {
-        1 << 12
+        1
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {

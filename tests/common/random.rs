@@ -1,6 +1,7 @@
 //! Random convolutions, with everything that a user can vary.
+#![allow(dead_code, reason = "each test file uses its part")]
 
-use super::{Case, Padding, Values};
+use crate::common::{Case, Padding, Values};
 use pointwise::{Activation, ResidualOrder, Tail, Tile};
 use proptest::{
     prelude::*,
