@@ -10,17 +10,19 @@
 //! it can do on the way out, and the rest is left out, in its favour: [`RIVALS`] tells. Strided layers are left out, too,
 //! as a matrix product would need a copy of the input. What a rival computes is compared with pointwise first.
 
+#[path = "../../examples/networks/layers.rs"]
+mod layers;
 #[path = "../../examples/networks/peak.rs"]
 mod peak;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use layers::Layer;
 use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
-use serde::Deserialize;
-use std::{path::PathBuf, time::Instant};
+use std::{path::PathBuf, process::ExitCode, time::Instant};
 use tract_data::prelude::{DatumType, Tensor, tensor0};
 use tract_linalg::{
     BinOp,
@@ -39,24 +41,6 @@ struct Args {
     /// Writes all times to this file, too
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-}
-
-/// A line of `layers.csv`.
-#[derive(Deserialize)]
-struct Layer {
-    net: String,
-    name: String,
-    h: usize,
-    w: usize,
-    k: usize,
-    f: usize,
-    stride: usize,
-}
-
-impl Layer {
-    fn flops(&self) -> f64 {
-        (2 * self.h * self.w * self.k * self.f) as f64
-    }
 }
 
 /// What all get.
@@ -236,16 +220,16 @@ fn geometric_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     (values.map(f64::ln).sum::<f64>() / count).exp()
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    layers::exit_code(compare(Args::parse()))
+}
+
+fn compare(args: Args) -> Result<()> {
     ensure!(args.rounds > 0, "--rounds: expected 1 or more, got 0");
     // rten-gemm takes its threads from rayon, and the caller shall be the only one.
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global()?;
-    let layers = &include_bytes!("../../examples/networks/layers.csv")[..];
-    let mut layers: Vec<Layer> =
-        csv::ReaderBuilder::new().comment(Some(b'#')).from_reader(layers).deserialize().collect::<Result<_, _>>()?;
-    layers.retain(|layer| layer.stride == 1 && args.net.as_ref().is_none_or(|net| layer.net == *net));
-    ensure!(!layers.is_empty(), "--net: expected a network of layers.csv");
+    let mut layers = layers::load(args.net.as_deref())?;
+    layers.retain(|layer| layer.stride == 1);
     let mut file = args.csv.map(csv::Writer::from_path).transpose()?;
     if let Some(file) = &mut file {
         file.write_record(["net", "layer", "h", "w", "k", "f", "library", "us"])?;
@@ -270,7 +254,7 @@ fn main() -> Result<()> {
         let times = time(layer, args.rounds).with_context(|| format!("{net} {name}"))?;
         // The clock rises and falls: the highest peak so far.
         peak = peak.max(peak::gflops(isa));
-        let gflops = layer.flops() / times[0] / 1e9;
+        let gflops = layer.flops() as f64 / times[0] / 1e9;
         percents.push(gflops / peak * 100.0);
         print!("{net:<12} {name:<10} {:<15} {gflops:>8.1} {:>7.1}", format!("{h}x{w}x{k}>{f}"), gflops / peak * 100.0);
         ratios.push(times[1..].iter().map(|time| time / times[0]).collect::<Vec<_>>());
