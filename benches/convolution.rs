@@ -20,18 +20,6 @@
 //! Minutes lie between two such runs, and clocks drift: `just bench-compare` runs a commit and the working tree in turn, and
 //! `.ci/instructions` counts instructions.
 //!
-//! [critcmp] puts runs side by side, or the ISAs of one run:
-//!
-//! ```text
-//! cargo bench -- layers --save-baseline before
-//! cargo bench -- layers --save-baseline after
-//! critcmp before after
-//! critcmp after -g '(\w+)/\w+/(.*)'
-//! ```
-//!
-//! Minutes lie between two such runs, and clocks drift: `just bench-compare` runs a commit and the working tree in turn, and `.ci/instructions`
-//! counts instructions.
-//!
 //! [critcmp]: https://crates.io/crates/critcmp
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

@@ -202,7 +202,7 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
 
 impl Job<'_> {
     fn panels(&self, chunk: &Chunk) -> &[Row] {
-        let Self { conv, .. } = self;
+        let conv = self.conv;
         let rows = chunk.channels.len().div_ceil(PANEL) * (conv.in_channels + 1);
         &conv.packed.panels(chunk.group, chunk.channels.start / PANEL, conv.in_channels)[..rows]
     }
