@@ -121,7 +121,7 @@ fn check_plan(conv: &PointwiseConv, told: &Told<'_>, tile: Option<Tile>, input: 
     assert!((1..=executor.threads()).contains(&plan.threads), "{plan:?}");
     assert_eq!((plan.tasks > 0, plan.tile.0 > 0), (values > 0, values > 0), "{plan:?}");
     assert!(tile.is_none_or(|tile| plan.kernel == Kernel::Narrow || plan.tile.0 <= tile.pixels.max(1)), "{plan:?}");
-    assert_eq!(plan.to_string().lines().count(), 6, "{plan}");
+    assert_eq!(plan.to_string().lines().count(), 7, "{plan}");
 }
 
 fn check_run(
