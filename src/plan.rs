@@ -52,8 +52,8 @@ const ANY: usize = 31;
 /// groups cost was measured on Zen 5, over tiles of all sizes and K from 8 to 512: with AVX-512, 28 accumulators take 14
 /// cycles more than their multiply-adds, 16 take 2; with AVX2 no tile is large enough for that.
 ///
-/// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, so that tiles of one
-/// vector had better be too short for quads (9 pixels in place of 14: 10 % faster), and get a vector from L2 every 2.75 cycles.
+/// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, and get a vector from L2
+/// every 2.75 cycles.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
@@ -76,11 +76,11 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         Isa::Neon => tuning(usize::MAX, 0, 40, 4),
         Isa::Avx2 => tuning(usize::MAX, 0, 80, 8),
         Isa::Avx512 => {
-            let zen = Tuning { quads: 160, accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
+            let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
             if L::shuffles_take_turns() {
-                Tuning { shuffle: 4, far_vector: 22, quads: 0, accumulators: &[ANY, 16, 9], ..zen }
+                Tuning { shuffle: 4, far_vector: 22, ..both }
             } else {
-                zen
+                Tuning { quads: 160, ..both }
             }
         }
     }
@@ -274,7 +274,7 @@ impl Chunk {
     pub fn tiles<L: Lanes>(&self) -> &'static [TileKernel<L>] {
         match self.kernel {
             Kernel::HalfTile => L::half_tiles(),
-            _ => L::tiles(self.channels.len().div_ceil(L::LANES)),
+            _ => L::tiles(self.channels.len().div_ceil(L::LANES), L::shuffles_take_turns()),
         }
     }
 }
@@ -549,14 +549,15 @@ fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> 
 fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixels: usize) -> Choice {
     let all_panels = f.div_ceil(PANEL);
     let mut best = (usize::MAX, Choice { panels: 1, tail: Tail::Panel, accumulators: ANY });
-    // Large tiles, and where their stores or shuffles cost something, smaller ones.
+    // Large tiles, and where their stores cost something, smaller ones.
     for &accumulators in tuning.accumulators {
         let cost = |kernels: &[TileKernel<L>], halves| {
             split(rows(kernels, halves, accumulators).min(most_rows), pixels)
                 .into_iter()
                 .filter(|(_, tiles)| *tiles > 0)
                 .map(|(mr, tiles)| {
-                    tiles.saturating_mul(tile_cost::<L>(tuning, [k, pixels], mr, halves)).saturating_add(tuning.call)
+                    let step = tile_cost::<L>(tuning, [k, pixels], (mr, halves), kernels[mr - 1].quads);
+                    tiles.saturating_mul(step).saturating_add(tuning.call)
                 })
                 .fold(0, usize::saturating_add)
         };
@@ -565,7 +566,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
         let mut costs = [0; 4];
         for (chunk, panels) in costs.iter_mut().zip(1..=widest) {
             let nv = divide_up(f.min(panels * PANEL), L::LANES);
-            *chunk = cost(L::tiles(nv), 2 * nv);
+            *chunk = cost(L::tiles(nv, L::shuffles_take_turns()), 2 * nv);
         }
         for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
             let panels = tail.panels(f);
@@ -596,14 +597,14 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
     best.1
 }
 
-/// A tile's cost, so many half vectors wide: its k's are bound by multiply-adds, by loads, or by the chains' latency.
-fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], mr: usize, halves: usize) -> usize {
+/// The cost of a tile of `mr` pixels by so many half vectors, which holds `quads`: its k's are bound by multiply-adds, by
+/// loads, or by the chains' latency.
+fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], (mr, halves): (usize, usize), quads: usize) -> usize {
     let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
-    let held = L::held_quads(mr, nv);
     // A quad is one load in place of four.
-    let loads = (mr + nv) * tuning.load - held * tuning.load * 3 / 4;
+    let loads = (mr + nv) * tuning.load - quads * tuning.load * 3 / 4;
     // Of quads, and of two pixels that share a vector.
-    let shuffles = (held + halves % 2 * mr / 2) * tuning.shuffle;
+    let shuffles = (quads + halves % 2 * mr / 2) * tuning.shuffle;
     let mut step = (accumulators * tuning.fma + shuffles).max(loads).max(tuning.latency);
     // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
     if (7..12).contains(&accumulators) {

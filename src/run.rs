@@ -245,9 +245,9 @@ impl Job<'_> {
                     Kernel::Tile | Kernel::HalfTile => {
                         let kernels = chunk.tiles::<L>();
                         let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
-                        kernels[mr - 1](simd, &strip, tiles);
+                        (kernels[mr - 1].run)(simd, &strip, tiles);
                         if rest_tiles > 0 {
-                            kernels[rest - 1](simd, &strip.skip(mr * tiles), rest_tiles);
+                            (kernels[rest - 1].run)(simd, &strip.skip(mr * tiles), rest_tiles);
                         }
                     }
                 }

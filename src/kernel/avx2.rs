@@ -162,7 +162,7 @@ impl Lanes for V3 {
         must_cast(self.avx2._mm256_slli_epi32::<23>(must_cast(a)))
     }
 
-    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+    fn tiles(nv: usize, _: bool) -> &'static [TileKernel<Self>] {
         tile::AVX2[nv - 1]
     }
 

@@ -323,15 +323,15 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
                 for k in [0, 1, 3, 4, 6, 11] {
-                    let run = |strip: &Strip<'_>| kernel(simd, strip, 2);
+                    let run = |strip: &Strip<'_>| (kernel.run)(simd, strip, 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
                     variant += 1;
                 }
             }
         }
     };
-    for nv in 1..=4 {
-        check(L::tiles(nv), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
+    for (nv, shuffles_take_turns) in (1..=4).flat_map(|nv| [(nv, false), (nv, true)]) {
+        check(L::tiles(nv, shuffles_take_turns), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
     check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
 }

@@ -187,8 +187,9 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// The bits of each lane as an integer, shifted left by 23: makes an exponent of a float's low bits.
     fn shift_left_23(self, a: Self::Vector) -> Self::Vector;
 
-    /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile.
-    fn tiles(nv: usize) -> &'static [TileKernel<Self>];
+    /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile. Those for CPUs where
+    /// [`shuffles_take_turns`](Self::shuffles_take_turns), or for the others.
+    fn tiles(nv: usize, shuffles_take_turns: bool) -> &'static [TileKernel<Self>];
     /// Those of tiles one and a half vectors wide, where the ISA has such: only where a vector is as wide as a panel.
     fn half_tiles() -> &'static [TileKernel<Self>] {
         &[]
@@ -196,12 +197,6 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Whether this CPU's shuffles and blends take a turn in the pipes of the multiply-adds.
     fn shuffles_take_turns() -> bool {
         false
-    }
-    /// Of how many of its pixels a tile of `mr` pixels by `nv` vectors holds quads in registers. The other pixels' values
-    /// are broadcast from memory, one load each.
-    #[inline(always)]
-    fn held_quads(_mr: usize, _nv: usize) -> usize {
-        0
     }
     /// The narrow kernels, for 1, 2, 3 and so on output channels.
     fn narrow() -> &'static [NarrowKernel<Self>];
@@ -212,8 +207,13 @@ const fn half<L: Lanes>() -> usize {
     L::LANES.div_ceil(2)
 }
 
-/// Runs a register tile down a strip.
-pub(crate) type TileKernel<L> = fn(L, &Strip<'_>, tiles: usize);
+/// The kernel of a register tile.
+pub(crate) struct TileKernel<L> {
+    /// Runs so many tiles down a strip.
+    pub run: fn(L, &Strip<'_>, tiles: usize),
+    /// Of how many of its pixels a tile holds quads in registers.
+    pub quads: usize,
+}
 
 /// Runs all of a strip.
 pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);

@@ -145,13 +145,8 @@ impl Lanes for Neon {
         must_cast(self.neon.vshlq_n_u32::<23>(must_cast(a)))
     }
 
-    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+    fn tiles(nv: usize, _: bool) -> &'static [TileKernel<Self>] {
         tile::NEON[nv - 1]
-    }
-
-    #[inline(always)]
-    fn held_quads(mr: usize, _nv: usize) -> usize {
-        mr
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

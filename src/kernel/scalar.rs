@@ -3,7 +3,7 @@
 //! MR and NV: one pixel by a whole panel. What counts here is to be right everywhere, also where a fused multiply-add is
 //! a function call (x86 without FMA, wasm32); that call costs more than any tile could save.
 
-use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile};
+use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow};
 
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -124,8 +124,8 @@ impl Lanes for Scalar {
         f32::from_bits(a.to_bits() << 23)
     }
 
-    fn tiles(_nv: usize) -> &'static [TileKernel<Self>] {
-        &[tile::kernel::<Self, 1, PANEL, false>]
+    fn tiles(_nv: usize, _: bool) -> &'static [TileKernel<Self>] {
+        const { &[TileKernel::new::<1, PANEL, 0, false>()] }
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

@@ -22,7 +22,7 @@
 //! 6. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
 //!    the first one's, its upper half the second one's, and the weights stand in both.
 
-use super::{Lanes, PANEL, Row, Strip, for_each, unrolled};
+use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, unrolled};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -31,16 +31,25 @@ use core::ops::Range;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
-/// Runs `tiles` tiles of `MR` pixels by `NV` vectors, with `HALF` the last of them half, down the strip, from its first pixel on.
-pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(
+impl<L: Lanes> TileKernel<L> {
+    /// Of tiles of `MR` pixels by `NV` vectors, with `HALF` the last of them half, which hold quads of `QUADS` of their pixels.
+    pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>() -> Self {
+        Self { run: kernel::<L, MR, NV, QUADS, HALF>, quads: QUADS }
+    }
+}
+
+/// Runs `tiles` tiles down the strip, from its first pixel on.
+fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(
     simd: L,
     strip: &Strip<'_>,
     tiles: usize,
 ) {
     /// A type rather than a closure: a closure is called through a shim that is not inlined for certain, and what is not
     /// inlined is not compiled for the ISA.
-    struct Down<'a, L, const MR: usize, const NV: usize, const HALF: bool>(L, &'a Strip<'a>, usize);
-    impl<L: Lanes, const MR: usize, const NV: usize, const HALF: bool> pulp::NullaryFnOnce for Down<'_, L, MR, NV, HALF> {
+    struct Down<'a, L, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(L, &'a Strip<'a>, usize);
+    impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool> pulp::NullaryFnOnce
+        for Down<'_, L, MR, NV, QUADS, HALF>
+    {
         type Output = ();
 
         #[inline(always)]
@@ -49,20 +58,24 @@ pub(crate) fn kernel<L: Lanes, const MR: usize, const NV: usize, const HALF: boo
             let strip = *self.1;
             for t in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV, HALF>(self.0, &strip, t * MR) };
+                unsafe { tile::<L, MR, NV, QUADS, HALF>(self.0, &strip, t * MR) };
             }
         }
     }
     assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
     assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
-    simd.vectorize(Down::<L, MR, NV, HALF>(simd, strip, tiles));
+    simd.vectorize(Down::<L, MR, NV, QUADS, HALF>(simd, strip, tiles));
 }
 
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(simd: L, strip: &Strip<'_>, pixel: usize) {
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(
+    simd: L,
+    strip: &Strip<'_>,
+    pixel: usize,
+) {
     debug_assert!(pixel + MR <= strip.pixels());
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
@@ -96,7 +109,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const HALF: bool>(sim
         unrolled::<MR>(
             #[inline(always)]
             |m| {
-                if m < L::held_quads(MR, NV) {
+                if m < QUADS {
                     held[m] = Some(simd.quad(quad(m)));
                 }
             },

@@ -126,7 +126,7 @@ impl Lanes for Toy {
         a.map(|a| f32::from_bits(a.to_bits() << 23))
     }
 
-    fn tiles(nv: usize) -> &'static [TileKernel<Self>] {
+    fn tiles(nv: usize, _: bool) -> &'static [TileKernel<Self>] {
         tile::TOY[nv - 1]
     }
 
