@@ -21,6 +21,7 @@ fn numbers_of_a_layer() {
         assert_eq!(plan.kernel, Kernel::Tile);
         assert!(plan.tile.0 * plan.tile.1 >= isa.lanes() && plan.tile.0 <= plan.block.0 && plan.tile.1 <= plan.block.1);
         assert!(plan.tasks >= 1);
+        assert_eq!(conv(64, 256, *isa).plan([1, 56, 56, 64], &pointwise::Serial), Ok(plan));
     }
 }
 
