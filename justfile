@@ -36,6 +36,10 @@ bench-compare base filter="":
 instructions *args:
     .ci/instructions {{args}}
 
+# The lines of src/ that the tests run and those that they do not, by file; needs cargo-llvm-cov and LLVM's tools
+coverage *args:
+    .ci/coverage {{args}}
+
 # Other Rust crates on the layers of networks
 rivals *args:
     cargo run --release --manifest-path benches/rivals/Cargo.toml -- {{args}}

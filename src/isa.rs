@@ -251,6 +251,7 @@ pub(crate) fn force(isa: Isa) -> Result<(Token, IsaChoice), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Lanes;
 
     #[test]
     fn a_cap_limits_the_choice() {
@@ -271,6 +272,18 @@ mod tests {
         let error = choose(Some("avx")).unwrap_err();
         assert_eq!(error.to_string(), r#"POINTWISE_MAX_ISA: expected one of scalar, neon, avx2, avx512, got "avx""#);
         assert!(choose(Some("")).is_err());
+    }
+
+    #[test]
+    fn the_wider_its_vectors_the_greater_an_isa() {
+        fn lanes<L: Lanes>(_: L) -> usize {
+            L::LANES
+        }
+        assert!(ALL.windows(2).all(|pair| pair[0] < pair[1] && pair[0].lanes() < pair[1].lanes()));
+        for isa in Isa::available() {
+            let token = Token::new(*isa).unwrap();
+            assert_eq!(with_lanes!(token, simd => lanes(simd)), isa.lanes());
+        }
     }
 
     #[test]

@@ -211,7 +211,7 @@ mod rows {
 
     impl fmt::Debug for Rows {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "{} rows at {:p}", self.len(), self.rows)
+            write!(f, "{} rows at {:p}", self.len(), self.as_ptr())
         }
     }
 }

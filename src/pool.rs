@@ -22,7 +22,7 @@ use std::{
     boxed::Box,
     io,
     panic::{self, AssertUnwindSafe},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Instant,
     vec::Vec,
@@ -122,11 +122,8 @@ impl Pool {
 
     /// Has `work` called by this thread and by those of the others that are free, and returns when all have returned.
     fn share(&self, work: &(dyn Fn() + Sync)) {
-        let turn = match self.turn.try_lock() {
-            Ok(turn) => turn,
-            Err(TryLockError::Poisoned(turn)) => turn.into_inner(),
-            Err(TryLockError::WouldBlock) => return work(),
-        };
+        // Another caller has the threads. Nothing unwinds while one has them, so that no turn is poisoned.
+        let Ok(turn) = self.turn.try_lock() else { return work() };
         let mut state = match self.shared.state.try_lock() {
             Ok(state) => state,
             // One of the others held it when this process was forked, and holds it for ever.
@@ -325,6 +322,16 @@ mod tests {
         pool.process = process().wrapping_add(1);
         mem::forget(pool.shared.lock());
         count(&pool, 50);
+    }
+
+    /// It does not wait for a lock that a thread may have for long.
+    #[test]
+    fn a_pool_is_shown_while_it_works() {
+        let pool = Pool::new(2).unwrap();
+        let state = pool.shared.lock();
+        let text = std::format!("{pool:?}");
+        drop(state);
+        assert!(text.contains("Shared { runs: 0, inside: 0, .. }"), "{text}");
     }
 
     #[test]

@@ -13,6 +13,8 @@ fn child() {
                 let plan = conv.plan([1, 1, 1, 1], &pointwise::Serial).unwrap();
                 assert_eq!(Isa::detect(), Ok(plan.isa));
                 println!("child: {} {:?}", plan.isa, plan.isa_choice);
+                let capped = plan.to_string().contains("(capped by POINTWISE_MAX_ISA)");
+                assert_eq!(capped, plan.isa_choice == IsaChoice::Capped);
             }
             Err(error) => println!("child: {error}"),
         }

@@ -93,6 +93,7 @@ fn without_deadlock(work: impl FnOnce() + Send + 'static) {
 #[test]
 fn any_calls_in_any_order() {
     let layer = Layer::new();
+    layer.check(&Does(|tasks, task| Serial.run(tasks, task)), "one after the other");
     layer.check(&Does(|tasks, task| (0..tasks).rev().for_each(task)), "backwards");
     layer.check(
         &Does(|tasks, task| {

@@ -267,6 +267,13 @@ fn a_convolution_may_go_anywhere() {
     anywhere::<PointwiseConv>();
 }
 
+/// As in the message of a failed assertion.
+#[test]
+fn a_convolution_is_shown_without_its_weights() {
+    let text = format!("{:?}", PointwiseConv::builder(64, 64).build(&[0.125; 4096]).unwrap());
+    assert!(text.contains("260 rows at 0x") && !text.contains("0.125"), "{text}");
+}
+
 #[repr(align(64))]
 struct Aligned<T>(T);
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use pointwise::{Error, Executor, Isa, IsaChoice, Kernel, Nhwc, NhwcMut, PointwiseConv};
+use pointwise::{Error, Executor, Isa, IsaChoice, Kernel, Nhwc, NhwcMut, PointwiseConv, Tail, Tile};
 use std::time::{Duration, Instant};
 
 fn conv(k: usize, f: usize, isa: Isa) -> PointwiseConv {
@@ -21,6 +21,7 @@ fn numbers_of_a_layer() {
         assert_eq!(plan.kernel, Kernel::Tile);
         assert!(plan.tile.0 * plan.tile.1 >= isa.lanes() && plan.tile.0 <= plan.block.0 && plan.tile.1 <= plan.block.1);
         assert!(plan.tasks >= 1);
+        assert_eq!(conv(64, 256, *isa).plan([1, 56, 56, 64], &pointwise::Serial), Ok(plan));
     }
 }
 
@@ -105,11 +106,49 @@ fn drawings_fit_a_page() {
     assert_eq!(empty.drawing().to_string(), "no output");
 }
 
+/// Of a large output the first rows and columns, a gap, and the last ones, both ways.
+#[test]
+fn what_a_drawing_leaves_out() {
+    let plan = conv(1, 320, Isa::Scalar).plan([1, 1, 100, 1], &pointwise::Serial).unwrap();
+    let drawing = plan.drawing().to_string();
+    let lines: Vec<&str> = drawing.lines().collect();
+    let beginning = "
+channels   0           16          32          48          64                304         320
+kernel     | tile      | tile      | tile      | tile      | tile      | ... | tile      |
+pixels   0 +-----------+-----------+-----------+-----------+-----------+     +-----------+
+           | task 0    | task 0    | task 0    | task 0    | task 0    | ... | task 0    |
+         1 +-----------+-----------+-----------+-----------+-----------+     +-----------+";
+    let end = "
+        15 +-----------+-----------+-----------+-----------+-----------+     +-----------+
+           | task 0    | task 0    | task 0    | task 0    | task 0    | ... | task 0    |
+           | ...       | ...       | ...       | ...       | ...       | ... | ...       |
+        99 +-----------+-----------+-----------+-----------+-----------+     +-----------+
+           | task 0    | task 0    | task 0    | task 0    | task 0    | ... | task 0    |
+       100 +-----------+-----------+-----------+-----------+-----------+     +-----------+";
+    assert_eq!(lines.len(), 38, "{drawing}");
+    assert_eq!(lines[..5].join("\n"), beginning[1..], "{drawing}");
+    assert_eq!(lines[32..].join("\n"), end[1..], "{drawing}");
+}
+
+/// Channels are counted through all groups, and each column names its kernel.
+#[test]
+fn a_drawing_of_groups() {
+    let tile = Tile { pixels: 1, channels: 16, tail: Tail::Narrow };
+    let builder = PointwiseConv::builder(2, 40).groups(2).isa(Isa::Scalar).tile(tile);
+    let plan = builder.build(&[0.0; 40]).unwrap().plan([1, 1, 1, 2], &pointwise::Serial).unwrap();
+    let expected = "
+channels 0           16          20          36          40
+kernel   | tile      | narrow    | tile      | narrow    |
+pixels 0 +-----------+-----------+-----------+-----------+
+         | task 0    | task 0    | task 0    | task 0    |
+       1 +-----------+-----------+-----------+-----------+";
+    assert_eq!(plan.drawing().to_string(), expected[1..]);
+}
+
 /// The names are those of the documentation.
 #[cfg(feature = "serde")]
 #[test]
 fn plans_isas_and_tiles_are_data() {
-    use pointwise::{Tail, Tile};
     use serde_json::{from_value, json, to_value};
 
     let plan = conv(64, 64, Isa::Scalar).plan([1, 2, 2, 64], &pointwise::Serial).unwrap();

@@ -30,6 +30,14 @@ proptest! {
     }
 }
 
+/// Inputs of more bytes than an L2 cache has, which kernels prefetch.
+#[test]
+fn large_inputs() {
+    for out_channels in [1, 5, 8, 40] {
+        Case { input: [1, 1, 1100, 128], out_channels, ..Case::default() }.check();
+    }
+}
+
 #[test]
 fn the_isas_that_must_be_tested_are() {
     common::isas();
