@@ -380,7 +380,7 @@ impl Schedule {
         match tasks / self.threads {
             2.. if even => 1,
             0..TASKS_PER_THREAD => wanted.div_ceil(tasks),
-            per_thread if even || per_thread >= 4 * TASKS_PER_THREAD => 1,
+            per_thread if per_thread >= 4 * TASKS_PER_THREAD => 1,
             _ => 2,
         }
     }
