@@ -183,6 +183,12 @@ mod tests {
     }
 
     #[test]
+    fn serial_runs_each_task() {
+        assert_eq!((Serial.threads(), Serial.work_per_thread()), (1, 1 << 21));
+        assert_eq!(run_each_once(&Serial, 3, |_| {}), Ok(()));
+    }
+
+    #[test]
     fn too_few_calls_are_an_error() {
         let done = run_each_once(&Calls(&[0, 1]), 3, |_| {});
         assert_eq!(done, Err(Error::Executor { expected: 3, actual: 2 }));

@@ -287,6 +287,13 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_its_isa() {
+        for (a, b) in Isa::available().iter().flat_map(|a| Isa::available().iter().map(move |b| (a, b))) {
+            assert_eq!(Token::new(*a) == Token::new(*b), a == b);
+        }
+    }
+
+    #[test]
     fn names_round_trip() {
         for isa in ALL {
             assert_eq!(isa.to_string().parse(), Ok(isa));

@@ -275,22 +275,48 @@ mod tests {
 
     /// The definition of the layout, value by value, on every ISA.
     #[test]
-    fn panels_hold_every_weight_and_bias_in_its_place() {
+    fn every_value_is_in_its_place() {
         for &isa in Isa::available() {
-            for (k, f, groups) in
-                [(0, 3, 1), (1, 1, 1), (3, 16, 1), (4, 17, 2), (9, 33, 1), (64, 48, 3), (7, 0, 1), (6, 15, 4)]
-            {
+            for (k, f, groups) in [
+                (0, 3, 1),
+                (1, 1, 1),
+                (3, 16, 1),
+                (4, 1, 1),
+                (4, 5, 1),
+                (4, 17, 2),
+                (9, 33, 1),
+                (20, 16, 1),
+                (64, 48, 3),
+                (7, 0, 1),
+                (6, 15, 4),
+            ] {
                 let weights: Vec<f32> = (0..groups * f * k).map(|i| i as f32 + 1.0).collect();
                 let bias: Vec<f32> = (0..groups * f).map(|i| -(i as f32) - 1.0).collect();
+                let by_channel =
+                    [0.25, 0.5, 0.75].map(|part| bias.iter().map(|bias| part - bias).collect::<Vec<f32>>());
+                let [scale, shift, slopes] = &by_channel;
+                let given = ByChannel {
+                    scale_shift: Some((scale, shift)),
+                    activation: Activation::Prelu,
+                    slopes: Some(slopes),
+                };
                 let token = Token::new(isa).unwrap();
                 let packed =
-                    with_lanes!(token, simd => Packed::new(simd, &weights, Some(&bias), ByChannel::default(), [k, f, groups])).unwrap();
+                    with_lanes!(token, simd => Packed::new(simd, &weights, Some(&bias), given, [k, f, groups]))
+                        .unwrap();
                 for (group, p, lane) in lanes(groups, f.div_ceil(PANEL)) {
                     let panel = &packed.panels(group, p, k)[..k + 1];
                     let channel = p * PANEL + lane;
                     let expect = |value: f32| if channel < f { value } else { 0.0 };
                     let channel = group * f + channel.min(f - 1);
                     assert_eq!(panel[0].0[lane], expect(bias[channel]), "{isa}: bias of {channel}, K {k}, F {f}");
+                    let Channels { scale, shift, slope } = &packed.channels(group, p, k)[0];
+                    let got = [scale, shift, slope].map(|row| row.0[lane]);
+                    assert_eq!(
+                        got,
+                        by_channel.each_ref().map(|values| expect(values[channel])),
+                        "{isa}: {channel}, F {f}"
+                    );
                     for i in 0..k {
                         let weight = expect(weights[channel * k + i]);
                         assert_eq!(panel[i + 1].0[lane], weight, "{isa}: k {i} of {channel}, K {k}, F {f}");

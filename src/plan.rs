@@ -380,7 +380,7 @@ impl Schedule {
         match tasks / self.threads {
             2.. if even => 1,
             0..TASKS_PER_THREAD => wanted.div_ceil(tasks),
-            per_thread if even || per_thread >= 4 * TASKS_PER_THREAD => 1,
+            per_thread if per_thread >= 4 * TASKS_PER_THREAD => 1,
             _ => 2,
         }
     }
@@ -848,11 +848,15 @@ mod tests {
                     }
                     let decision = Decision::new((token, None), [k, f, groups], &lines, (threads, 1000));
                     let (schedule, cut) = (&decision.schedule, &decision.cut);
+                    assert!(schedule.threads <= threads && schedule.threads <= schedule.tasks());
+                    assert!(schedule.chunk_blocks <= cut.chunks());
+                    assert_eq!(decision.pixels() * decision.out_channels(), shape.iter().product());
                     let mut times = vec![0u8; shape.iter().product()];
                     for task in 0..schedule.tasks() {
                         let block = schedule.block(task);
                         for i in block.chunks {
                             let chunk = cut.chunk(i);
+                            assert_eq!(decision.first_channel(i), chunk.group * f + chunk.channels.start);
                             for line in block.lines.clone() {
                                 let mut end = line * pixels + block.pixels.start;
                                 for (rows, tiles) in cut.split::<L>(&chunk, block.pixels.len()) {
@@ -872,6 +876,118 @@ mod tests {
                         }
                     }
                     assert!(times.iter().all(|times| *times == 1), "{pixels} pixels, K {k}, F {f}, {threads} threads");
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let token = Token::new(*isa).unwrap();
+            with_lanes!(token, simd => check(simd, token));
+        }
+    }
+
+    #[test]
+    fn threads_have_equal_shares_of_the_larger_tensor() {
+        for (count, pixels, k, f) in [
+            (1, 3136, 64, 64),
+            (1, 3136, 256, 64),
+            (1, 784, 512, 128),
+            // 17 blocks.
+            (1, 8600, 64, 64),
+            (28, 28, 64, 512),
+            (1, 196, 256, 1024),
+            (1, 1, 2048, 4096),
+        ] {
+            let mut lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]);
+            lines.outer[1].size = count;
+            let all = count * pixels;
+            let cut = Cut::new((Token::Scalar(Scalar), None, &Memo::default()), [k, f, 1], &lines);
+            let schedule = |threads| Schedule::new([&cut].into_iter(), &lines, (threads, 1 << 10));
+            let pixel_blocks = |schedule: &Schedule| schedule.line_blocks * schedule.pixel_blocks;
+            let one = schedule(1);
+            let block = one.block(0).lines.len() * one.block(0).pixels.len();
+            let bytes = block * (k + f.min(4 * PANEL)) * size_of::<f32>();
+            // Of far panels a block needs but a part of K at a time.
+            let fits = bytes <= BLOCK_BYTES && (block == all || 2 * bytes > BLOCK_BYTES);
+            assert!(fits || cut.far_panels, "{one:?}");
+            for threads in 2..=8 {
+                let schedule = schedule(threads);
+                let tasks = schedule.tasks();
+                assert_eq!((schedule.threads, tasks % threads), (threads, 0), "{schedule:?}");
+                assert!(tasks >= 2 * threads && tasks <= (10 * threads).max(2 * one.tasks()), "{schedule:?}");
+                // The smaller one is not cut, beyond blocks that fit in the cache.
+                let blocks = if f > all { pixel_blocks(&schedule) } else { schedule.chunk_blocks };
+                assert_eq!(blocks, if f > all { pixel_blocks(&one) } else { 1 }, "{schedule:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_cut_further() {
+        let schedule = |count, pixels, f, threads| {
+            let mut lines = Lines::dense((1, 1), [1, 1, pixels, 64], [1, 1, pixels, f]);
+            lines.outer[1].size = count;
+            let cut = Cut::new((Token::Scalar(Scalar), None, &Memo::default()), [64, f, 1], &lines);
+            Schedule::new([&cut].into_iter(), &lines, (threads, 1))
+        };
+        // An odd one out does not matter among many: blocks of 512 pixels.
+        assert_eq!(schedule(1, 99_999, 64, 8).tasks(), 196);
+        // Two tiles or more of each line.
+        assert_eq!(schedule(1, 100, 16, 8).tasks(), 100 / (2 * ROWS_OF_A_SET));
+        // Rather uneven than a thread without a task.
+        assert_eq!(schedule(2, 28, 16, 3).tasks(), 4);
+    }
+
+    /// No other choice costs less, and no tile is larger than the largest kernel.
+    #[test]
+    fn the_cheapest_cut_is_chosen() {
+        /// Summed over the tiles of each chunk.
+        fn cost<L: Lanes>(tuning: &Tuning, cut: &Cut, pixels: usize) -> usize {
+            let of_chunk = |i| {
+                let chunk = cut.chunk(i);
+                let f = chunk.channels.len();
+                let (halves, full) = match chunk.kernel {
+                    Kernel::Narrow => return narrow_cost::<L>(tuning, cut.in_channels, f, pixels),
+                    Kernel::HalfTile => (3, PANEL / 2),
+                    Kernel::Tile => (2 * f.div_ceil(L::LANES), L::LANES),
+                };
+                let kernels = chunk.tiles::<L>();
+                let tiles = cut.split::<L>(&chunk, pixels).into_iter().filter(|(_, tiles)| *tiles > 0);
+                let tiles = tiles.map(|(mr, tiles)| {
+                    assert!(mr <= kernels.len());
+                    let quads = kernels[mr - 1].quads;
+                    tiles * tile_cost::<L>(tuning, [cut.in_channels, pixels], (mr, halves), quads) + tuning.call
+                });
+                let partial = if f.is_multiple_of(full) { 0 } else { pixels * halves.div_ceil(2) * tuning.partial };
+                tiles.sum::<usize>() + partial
+            };
+            (0..cut.chunks()).map(of_chunk).sum()
+        }
+        fn check<L: Lanes>(_: L, token: Token) {
+            let (isa, tuning) = (token.isa(), tuning::<L>(token.isa()));
+            // Where a vector is less than a panel, the plan takes a last chunk that is not full for a full one.
+            let sizes = [1, 3, 16, 19, 24, 32, 36, 48, 64, 72, 80, 128];
+            for f in sizes.into_iter().filter(|f: &usize| L::LANES == PANEL || f.is_multiple_of(PANEL)) {
+                for (k, pixels) in
+                    [8, 64, 300].into_iter().flat_map(|k| [1, 6, 7, 15, 49, 200].map(|pixels| (k, pixels)))
+                {
+                    let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]);
+                    let cut = Cut::new((token, None, &Memo::default()), [k, f, 1], &lines);
+                    let least = cost::<L>(&tuning, &cut, pixels);
+                    for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
+                        let panels = tail.panels(f);
+                        for &most_accumulators in tuning.accumulators {
+                            for chunks in 0..=panels {
+                                if panels.div_ceil(chunks.max(1)) <= widest::<L>() && (chunks > 0 || panels == 0) {
+                                    let other = Cut { panels, chunks, tail, most_accumulators, ..cut.clone() };
+                                    let cost = cost::<L>(&tuning, &other, pixels);
+                                    assert!(
+                                        least <= cost,
+                                        "{isa}: {pixels} pixels, K {k}, F {f}: {cut:?} costs {least}, {other:?} {cost}"
+                                    );
+                                }
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -908,8 +1024,10 @@ mod tests {
         memo.set(1, true, other);
         assert_eq!((memo.get(1, true), memo.get(49, false)), (Some(other), None));
         // More pixels than it can hold.
-        memo.set(usize::MAX, false, choice);
-        assert_eq!((memo.get(usize::MAX, false), memo.get(1, true)), (None, Some(other)));
+        for pixels in [usize::MAX, (usize::MAX >> Memo::BITS) + 1] {
+            memo.set(pixels, false, choice);
+            assert_eq!((memo.get(pixels, false), memo.get(1, true)), (None, Some(other)));
+        }
     }
 
     /// Of weights that do not stay in a cache; not of those that do, that are read once, or that are not for full tiles.
@@ -942,5 +1060,37 @@ mod tests {
         let how = (Token::Scalar(Scalar), None, &Memo::default());
         let rows = |k| Cut::new(how, [k, 64, 1], &lines(k)).most_rows;
         assert_eq!((rows(1024), rows(4096), rows(1025), rows(512)), (7, 7, usize::MAX, usize::MAX));
+        // Pixels without channels take no cache.
+        assert_eq!(rows(0), usize::MAX);
+    }
+
+    /// Of all groups and lines.
+    #[test]
+    fn large_panels_and_inputs_are_far() {
+        let decision = |[k, f, groups]: [usize; 3], lines: usize, pixels: usize| {
+            let mut all = Lines::dense((1, 1), [1, 1, pixels, k * groups], [1, 1, pixels, f * groups]);
+            all.outer[1].size = lines;
+            Decision::new((Token::Scalar(Scalar), None), [k, f, groups], &all, (1, 1))
+        };
+        let side = (NEAR_PANEL_BYTES / size_of::<f32>()).isqrt();
+        for (sizes, far) in [
+            ([side, side, 1], false),
+            ([side + 1, side, 1], true),
+            ([side / 4, side, 4], false),
+            ([side / 4, side, 5], true),
+        ] {
+            assert_eq!(decision(sizes, 1, 1).cut.far_panels, far, "{sizes:?}");
+        }
+        let pixels = 2 * BLOCK_BYTES / size_of::<f32>() / 64;
+        for (groups, lines, pixels, far) in [
+            (1, 1, pixels, false),
+            (1, 1, pixels + 1, true),
+            (4, 1, pixels / 4, false),
+            (4, 1, pixels / 4 + 1, true),
+            (1, 4, pixels / 4, false),
+            (1, 5, pixels / 4, true),
+        ] {
+            assert_eq!(decision([64, 8, groups], lines, pixels).schedule.far, far, "{groups}, {lines}, {pixels}");
+        }
     }
 }

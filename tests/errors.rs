@@ -56,6 +56,25 @@ fn sizes_beyond_memory() {
     assert!(matches!(conv.plan([MAX, 2, 1, 0], &pointwise::Serial), Err(Error::TooLarge { .. })));
 }
 
+/// Though the slice goes on behind them.
+#[test]
+fn pixels_outside_a_view() {
+    let mut data = [0.0; 64];
+    let (shape, strides) = ([1, 2, 3, 2], [6, 8, 2]);
+    let view = Nhwc::with_strides(&data, shape, strides).unwrap();
+    assert_eq!((view.shape(), view.strides()), (shape, strides));
+    assert!(view.pixel(0, 1, 2).is_some());
+    for [n, h, w] in [[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [1, 2, 3]] {
+        assert_eq!(view.pixel(n, h, w), None, "{n}, {h}, {w}");
+    }
+    let mut view = NhwcMut::with_strides(&mut data, shape, strides).unwrap();
+    assert_eq!((view.shape(), view.strides()), (shape, strides));
+    assert!(view.pixel_mut(0, 1, 2).is_some());
+    for [n, h, w] in [[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [1, 2, 3]] {
+        assert_eq!(view.pixel_mut(n, h, w), None, "{n}, {h}, {w}");
+    }
+}
+
 #[test]
 fn overlapping_outputs() {
     let mut y = [0.0; 64];
@@ -106,6 +125,7 @@ fn builder_arguments() {
     }
     let error = build_error(builder.activation(Activation::Clamp { min: 2.0, max: 1.0 }), &[0.0; 24]);
     assert_eq!(error.to_string(), "clamp: expected min <= max, got min 2 and max 1");
+    assert!(builder.activation(Activation::Clamp { min: 1.0, max: 1.0 }).build(&[0.0; 24]).is_ok());
     for actual in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
         for (activation, name) in [
             (Activation::LeakyRelu { slope: actual }, "slope"),

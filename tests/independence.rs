@@ -164,17 +164,26 @@ fn a_pool_does_not_change_the_bits() {
 #[cfg(feature = "rayon")]
 #[test]
 fn rayons_pools_do_not_change_the_bits() {
+    use pointwise::{Executor, RayonGlobal};
+
     let case = Case { residual: false, ..CASE };
     let tensors = case.tensors();
     let expected = case.reference(&tensors);
     let conv = case.build(&tensors, Isa::detect().unwrap()).unwrap();
     for threads in [1, 2, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(conv.plan(case.input, &pool).unwrap().threads, threads);
         let outside = case.with_views(&tensors, |x, _, y| conv.run_with(&pool, x, y));
         assert_same(&outside, &expected, format_args!("called from outside a pool of {threads}"));
         let inside = pool.install(|| case.with_views(&tensors, |x, _, y| conv.run_with(&pool, x, y)));
         assert_same(&inside, &expected, format_args!("called from inside a pool of {threads}"));
+        // In a pool, the global one is that pool.
+        let global = pool.install(|| {
+            assert_eq!(RayonGlobal.threads(), threads);
+            case.with_views(&tensors, |x, _, y| conv.run_with(&RayonGlobal, x, y))
+        });
+        assert_same(&global, &expected, format_args!("in place of the global pool, one of {threads}"));
     }
-    let global = case.with_views(&tensors, |x, _, y| conv.run_with(&pointwise::RayonGlobal, x, y));
+    let global = case.with_views(&tensors, |x, _, y| conv.run_with(&RayonGlobal, x, y));
     assert_same(&global, &expected, "rayon's global pool");
 }

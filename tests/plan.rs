@@ -19,7 +19,9 @@ fn numbers_of_a_layer() {
         assert_eq!(plan.weight_bytes, 4 * 256 * (64 + 1));
         assert_eq!(plan.output_bytes, 4 * 56 * 56 * 256);
         assert_eq!(plan.kernel, Kernel::Tile);
-        assert!(plan.tile.0 * plan.tile.1 >= isa.lanes() && plan.tile.0 <= plan.block.0 && plan.tile.1 <= plan.block.1);
+        assert!(plan.tile.0 <= plan.block.0 && plan.tile.1 <= plan.block.1);
+        // Chains that hide a multiply-add's latency of four cycles, two of which start in each.
+        assert!(plan.tile.0 * plan.tile.1 >= 8 * isa.lanes(), "{plan}");
         assert!(plan.tasks >= 1);
         assert_eq!(conv(64, 256, *isa).plan([1, 56, 56, 64], &pointwise::Serial), Ok(plan));
     }
@@ -36,6 +38,11 @@ fn a_stride_reads_fewer_pixels() {
 fn threads_share_large_runs_only() {
     let isa = Isa::detect().unwrap();
     assert_eq!(conv(16, 16, isa).plan([1, 4, 4, 16], &common::Threads(8)).unwrap().threads, 1);
+    // 2^12 multiply-adds are worth a thread here: 16 x 16 for each pixel, or two groups of 8 x 16.
+    assert_eq!(conv(16, 16, isa).plan([1, 8, 6, 16], &common::Threads(8)).unwrap().threads, 3);
+    let groups = PointwiseConv::builder(16, 32).groups(2).build(&[0.0; 256]).unwrap();
+    let plan = groups.plan([1, 8, 6, 16], &common::Threads(8)).unwrap();
+    assert_eq!((plan.threads, plan.input_bytes, plan.weight_bytes), (3, 4 * 48 * 16, 4 * 2 * 16 * (8 + 1)));
     let plan = conv(512, 512, isa).plan([1, 28, 28, 512], &common::Threads(3)).unwrap();
     assert_eq!(plan.threads, 3);
     assert!(plan.tasks >= 3, "{plan}");
@@ -59,6 +66,21 @@ fn half_a_vector_is_shared_by_two_pixels() {
     for isa in common::isas().iter().filter(|isa| **isa == Isa::Avx512) {
         let plan = conv(144, 24, *isa).plan([1, 56, 56, 144], &pointwise::Serial).unwrap();
         assert_eq!((plan.kernel, plan.tile.1), (Kernel::HalfTile, 24));
+    }
+}
+
+#[test]
+fn a_forced_tile_is_taken() {
+    for isa in common::isas() {
+        for tile in
+            [Tile { pixels: 2, channels: 16, tail: Tail::Panel }, Tile { pixels: 1, channels: 32, tail: Tail::Panel }]
+        {
+            let builder = PointwiseConv::builder(8, 64).isa(*isa).tile(tile);
+            let plan = builder.build(&[0.0; 512]).unwrap().plan([1, 4, 4, 8], &pointwise::Serial).unwrap();
+            let expected =
+                if *isa == Isa::Scalar { (1, 16) } else { (tile.pixels, tile.channels.min(4 * isa.lanes())) };
+            assert_eq!(plan.tile, expected, "{isa}");
+        }
     }
 }
 
