@@ -534,14 +534,13 @@ impl Cut {
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// In how many parts of K sums over far panels for so many output channels are best computed.
+    /// How many parts of K sums over far panels for so many output channels should have.
     fn parts_of(&self, out_channels: usize) -> usize {
         let bytes = self.in_channels.saturating_mul(out_channels * size_of::<f32>());
         (bytes.saturating_add(PART_BYTES / 2) / PART_BYTES).max(1)
     }
 
-    /// In how many parts of K a chunk's tiles down `pixels` pixels are computed, where its panels are far: more than one if several
-    /// tiles read them, and all their channels are there.
+    /// The parts of K in which a chunk's tiles, whose panels are far, are computed down `pixels` pixels over what the output holds.
     pub fn parts(&self, chunk: &Chunk, pixels: usize) -> usize {
         let channels = chunk.channels.len();
         let full = chunk.kernel == Kernel::Tile && channels.is_multiple_of(PANEL);
