@@ -70,10 +70,10 @@
 //! # How it is done
 //!
 //! [`Builder::build`] packs the weights, once, into panels of 16 output channels that every instruction set reads. A run
-//! checks the views, cuts the pixels and panels, and a long K, into blocks that fit the caches and blocks into register tiles,
-//! both chosen from the shape ([`PointwiseConv::plan`] tells how), and computes each tile with the kernels of the best [`Isa`]
-//! that the CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the
-//! work over an [`Executor`]: a [`Pool`], rayon's pools, or your own.
+//! checks the views, cuts the pixels and panels into blocks that fit the caches and blocks into register tiles, both chosen
+//! from the shape ([`PointwiseConv::plan`] tells how), and computes each tile with the kernels of the best [`Isa`] that the
+//! CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the work over
+//! an [`Executor`]: a [`Pool`], rayon's pools, or your own.
 //!
 //! Packed weights are bytes that any machine of the same byte order can map and run: [`PointwiseConv::to_packed_bytes`] and
 //! [`PointwiseConv::from_packed`].
