@@ -133,8 +133,8 @@ impl ResidualOrder {
     }
 }
 
-/// What follows the sum, for some panels; by default nothing.
-#[derive(Clone, Copy, Debug, Default)]
+/// What follows the sum, for some panels.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Epilogue<'a> {
     pub activation: Activation,
     pub residual: ResidualOrder,

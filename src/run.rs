@@ -212,7 +212,7 @@ impl Job<'_> {
         let Self { conv, cut, lines, residual, y } = self;
         for i in chunks.clone() {
             let chunk = cut.chunk(i);
-            let Chunk { group, ref channels, .. } = chunk;
+            let Chunk { group, ref channels, kernel } = chunk;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
             let panels = self.panels(&chunk);
@@ -224,50 +224,33 @@ impl Job<'_> {
             };
             let mut next_panels: &[Row] =
                 if cut.far_panels && i + 1 < chunks.end { self.panels(&cut.chunk(i + 1)) } else { &[] };
-            // The output cannot hold both a residual and sums.
-            let parts = if cut.far_panels && !matches!(residual, Residual::Output) {
-                cut.parts(&chunk, block.lines.len() * block.pixels.len())
-            } else {
-                1
-            };
-            for part in 0..parts {
-                for line in block.lines.clone() {
-                    let [x_start, y_start, residual_start] = lines.start(line);
-                    let pixels = |data, start: usize, stride, channel| {
-                        Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
-                    };
-                    let x = pixels(x, x_start, lines.line.x, k_start);
-                    let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
-                    let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
-                    // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
-                    // value of the output is in strips of one task, one at a time, and a task runs once.
-                    let mut strip = unsafe {
-                        let (input, output) = ((x, conv.in_channels), (y, out_channels));
-                        Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
-                    };
-                    strip = strip.far(far && channels.start == 0).prefetching(next_panels);
-                    if parts > 1 {
-                        strip = strip.part(cut.part(parts, part));
+            for line in block.lines.clone() {
+                let [x_start, y_start, residual_start] = lines.start(line);
+                let pixels = |data, start: usize, stride, channel| {
+                    Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
+                };
+                let x = pixels(x, x_start, lines.line.x, k_start);
+                let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
+                let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
+                // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
+                // value of the output is in one strip of one task, and a task runs once.
+                let strip = unsafe {
+                    let (input, output) = ((x, conv.in_channels), (y, out_channels));
+                    Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
+                };
+                let strip = strip.far(far && channels.start == 0).prefetching(next_panels);
+                next_panels = next_panels.get(block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
+                match kernel {
+                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
+                    Kernel::Tile | Kernel::HalfTile => {
+                        let kernels = chunk.tiles::<L>();
+                        let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
+                        (kernels[mr - 1].run)(simd, &strip, tiles);
+                        if rest_tiles > 0 {
+                            (kernels[rest - 1].run)(simd, &strip.skip(mr * tiles), rest_tiles);
+                        }
                     }
-                    next_panels =
-                        next_panels.get(block.pixels.len() * strip.in_channels() / PANEL..).unwrap_or_default();
-                    run_strip(simd, cut, &chunk, &strip);
                 }
-            }
-        }
-    }
-}
-
-/// Runs a chunk's kernels down a strip.
-fn run_strip<L: Lanes>(simd: L, cut: &Cut, chunk: &Chunk, strip: &Strip<'_>) {
-    match chunk.kernel {
-        Kernel::Narrow => L::narrow()[strip.out_channels() - 1](simd, strip),
-        Kernel::Tile | Kernel::HalfTile => {
-            let kernels = chunk.tiles::<L>();
-            let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(chunk, strip.pixels());
-            (kernels[mr - 1].run)(simd, strip, tiles);
-            if rest_tiles > 0 {
-                (kernels[rest - 1].run)(simd, &strip.skip(mr * tiles), rest_tiles);
             }
         }
     }

@@ -46,25 +46,6 @@ fn isas_do_not_change_the_bits() {
     }
 }
 
-/// More weights than a cache holds, over which tiles compute their sums in parts: through the output, unless it holds a residual.
-#[test]
-fn parts_of_a_sum_do_not_change_the_bits() {
-    let dense = Case { input: [1, 3, 6, 6200], out_channels: 88, ..CASE };
-    let padding = Padding { front: 1, pixel: 3, row: 2, batch: 0 };
-    for case in [
-        dense,
-        Case { in_place: true, ..dense },
-        Case { residual: false, activation: Activation::Relu, scale_shift: false, ..dense },
-        Case { input: [2, 5, 9, 6200], stride: (2, 2), padding: [padding; 3], threads: 2, ..dense },
-    ] {
-        let tensors = case.tensors();
-        let reference = case.reference(&tensors);
-        for isa in common::isas() {
-            assert_same(&case.run(&tensors, *isa), &reference, format_args!("{isa}, {case:?}"));
-        }
-    }
-}
-
 #[test]
 fn a_batch_is_its_images_one_at_a_time() {
     let case = Case { residual: false, ..CASE };

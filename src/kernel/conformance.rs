@@ -325,16 +325,6 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
                 for k in [0, 1, 3, 4, 6, 11] {
                     let run = |strip: &Strip<'_>| (kernel.run)(simd, strip, 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
-                    let in_parts = |strip: &Strip<'_>| {
-                        if strip.overwrites() {
-                            [0..k / 3, k / 3..k].into_iter().for_each(|part| (kernel.run)(simd, &strip.part(part), 2));
-                        } else {
-                            run(strip);
-                        }
-                    };
-                    if channels == nv * L::LANES && channels.is_multiple_of(PANEL) && k >= 3 {
-                        check_strip::<L>(2 * mr, k, channels, variant, in_parts, &std::format!("{what} in parts"));
-                    }
                     variant += 1;
                 }
             }

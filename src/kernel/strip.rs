@@ -3,7 +3,6 @@
 
 use super::{Channels, PANEL, Row, unrolled};
 use crate::{epilogue::Epilogue, output::OutputPixels};
-use core::ops::Range;
 
 /// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -115,10 +114,6 @@ pub(crate) struct Strip<'a> {
     y: OutputPixels<'a>,
     residual: Residual<Pixels<'a>>,
     panels: &'a [Row],
-    /// Of a panel.
-    rows: usize,
-    /// The first input channel, and how many there are.
-    first: usize,
     in_channels: usize,
     out_channels: usize,
     pixels: usize,
@@ -149,37 +144,7 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        let (rows, first) = (in_channels + 1, 0);
-        Self {
-            x,
-            y,
-            residual,
-            panels,
-            rows,
-            first,
-            in_channels,
-            out_channels,
-            pixels,
-            epilogue,
-            far: false,
-            next_panels: &[],
-        }
-    }
-
-    /// The strip's work on some of its input channels, for tiles of full panels. Behind the first part
-    /// sums go on from what the output holds; before the last, nothing follows them.
-    pub fn part(self, channels: Range<usize>) -> Self {
-        let is_last = channels.end == self.in_channels;
-        let inside = channels.start < channels.end && channels.end <= self.in_channels && self.first == 0;
-        assert!(inside && self.overwrites(), "a part lies inside a strip that overwrites its output");
-        Self {
-            x: self.x.from(channels.start),
-            first: channels.start,
-            in_channels: channels.len(),
-            residual: if is_last { self.residual } else { Residual::None },
-            epilogue: if is_last { self.epilogue } else { Epilogue::default() },
-            ..self
-        }
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far: false, next_panels: &[] }
     }
 
     /// The strip, whose input may have to come from beyond the L2 cache.
@@ -217,16 +182,6 @@ impl<'a> Strip<'a> {
         self.out_channels
     }
 
-    /// Whether what the output holds is not part of the result.
-    pub fn overwrites(&self) -> bool {
-        !matches!(self.residual, Residual::Output)
-    }
-
-    /// Whether sums go on from what the output holds.
-    pub(super) fn goes_on(&self) -> bool {
-        self.first > 0
-    }
-
     pub fn pixels(&self) -> usize {
         self.pixels
     }
@@ -255,14 +210,11 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) unsafe fn panel(&self, p: usize) -> Panel<'a> {
         debug_assert!(p * PANEL < self.out_channels);
-        // SAFETY: `new` has checked that the panels of all output channels are there, and the `p`-th is one of them; `part`, that
-        // the input channels are some of its rows behind the first.
-        let (bias, rows) = unsafe {
-            let panel = self.panels.get_unchecked(p * self.rows..);
-            (panel.get_unchecked(0), panel.get_unchecked(1 + self.first..).get_unchecked(..self.in_channels))
-        };
-        let (fours, rest) = rows.as_chunks();
-        Panel { bias, fours, rest }
+        let len = self.in_channels + 1;
+        // SAFETY: `new` has checked that the panels of all output channels are there, and the `p`-th is one of them.
+        let rows = unsafe { self.panels.get_unchecked(p * len..).get_unchecked(..len) };
+        let (fours, rest) = rows[1..].as_chunks();
+        Panel { bias: &rows[0], fours, rest }
     }
 
     /// Where pixel `p` begins.

@@ -19,9 +19,7 @@
 //!    each pixel, and a quarter of the time was lost.
 //! 5. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
 //!    of the multiply-add.
-//! 6. Where the panels of all K do not stay in the L2 cache while tile after tile reads them, K is cut into parts: `acc` starts
-//!    as what the output holds, and what follows the sum waits for the last part. The chain of multiply-adds is the same.
-//! 7. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
+//! 6. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
 //!    the first one's, its upper half the second one's, and the weights stand in both.
 
 use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, unrolled};
@@ -67,14 +65,11 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
     assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
     assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
-    let full = !HALF && strip.out_channels() >= NV * L::LANES;
-    assert!(full || !strip.goes_on(), "sums go on in full tiles");
     simd.vectorize(Down::<L, MR, NV, QUADS, HALF>(simd, strip, tiles));
 }
 
 /// # Safety
-/// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile; all of them where
-/// sums go on.
+/// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(
     simd: L,
@@ -95,23 +90,11 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     );
     let (x, steps) = (strip.place(pixel), strip.steps());
 
-    let all = const { NV * L::LANES - if HALF { L::LANES / 2 } else { 0 } };
     let mut acc = [[simd.splat(0.0); NV]; MR];
-    if !HALF && strip.goes_on() {
-        for_each::<MR, NV>(
-            #[inline(always)]
-            |m, v| {
-                // SAFETY: this function's contract.
-                let sums = unsafe { strip.output(pixel + m, all) };
-                acc[m][v] = simd.load_first(&sums[part::<L>(v, all)]);
-            },
-        );
-    } else {
-        for_each::<MR, NV>(
-            #[inline(always)]
-            |m, v| acc[m][v] = load::<L, NV, HALF>(simd, panels[v].bias, v),
-        );
-    }
+    for_each::<MR, NV>(
+        #[inline(always)]
+        |m, v| acc[m][v] = load::<L, NV, HALF>(simd, panels[v].bias, v),
+    );
     let ahead = strip.ahead(pixel, MR);
     for four in 0..k / 4 {
         // As many values of the next tile as this step works on.
@@ -153,6 +136,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         );
     }
 
+    let all = const { NV * L::LANES - if HALF { L::LANES / 2 } else { 0 } };
     if strip.out_channels() >= all && strip.epilogue().is_short(strip.has_residual()) {
         // SAFETY: this function's contract.
         unsafe { finish_in_registers(simd, strip, pixel, acc, all) };
