@@ -561,8 +561,8 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                 .into_iter()
                 .filter(|(_, tiles)| *tiles > 0)
                 .map(|(mr, tiles)| {
-                    let step = tile_cost::<L>(tuning, [k, pixels], (mr, halves), kernels[mr - 1].quads);
-                    tiles.saturating_mul(step).saturating_add(tuning.call)
+                    let tile = tile_cost::<L>(tuning, [k, pixels], (mr, halves), kernels[mr - 1].quads);
+                    tiles.saturating_mul(tile).saturating_add(tuning.call)
                 })
                 .fold(0, usize::saturating_add)
         };
@@ -608,8 +608,8 @@ fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], (mr, halves): (
     let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
     // A quad is one load in place of four.
     let loads = (mr + nv) * tuning.load - quads * tuning.load * 3 / 4;
-    // Of quads, and of two pixels that share a vector.
-    let shuffles = (quads + halves % 2 * mr / 2) * tuning.shuffle;
+    // Of two pixels that share a vector. Quads are held only where shuffles cost nothing.
+    let shuffles = halves % 2 * mr / 2 * tuning.shuffle;
     let mut step = (accumulators * tuning.fma + shuffles).max(loads).max(tuning.latency);
     // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
     if (7..12).contains(&accumulators) {

@@ -61,16 +61,17 @@ fn sizes_beyond_memory() {
 fn pixels_outside_a_view() {
     let mut data = [0.0; 64];
     let (shape, strides) = ([1, 2, 3, 2], [6, 8, 2]);
+    let outside = [[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [1, 2, 3]];
     let view = Nhwc::with_strides(&data, shape, strides).unwrap();
     assert_eq!((view.shape(), view.strides()), (shape, strides));
     assert!(view.pixel(0, 1, 2).is_some());
-    for [n, h, w] in [[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [1, 2, 3]] {
+    for [n, h, w] in outside {
         assert_eq!(view.pixel(n, h, w), None, "{n}, {h}, {w}");
     }
     let mut view = NhwcMut::with_strides(&mut data, shape, strides).unwrap();
     assert_eq!((view.shape(), view.strides()), (shape, strides));
     assert!(view.pixel_mut(0, 1, 2).is_some());
-    for [n, h, w] in [[1, 0, 0], [0, 2, 0], [0, 0, 3], [1, 2, 0], [1, 0, 3], [0, 2, 3], [1, 2, 3]] {
+    for [n, h, w] in outside {
         assert_eq!(view.pixel_mut(n, h, w), None, "{n}, {h}, {w}");
     }
 }
