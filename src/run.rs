@@ -238,7 +238,10 @@ impl Job<'_> {
                     let (input, output) = ((x, conv.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
                 };
-                let strip = strip.far(far && channels.start == 0).prefetching(next_panels);
+                let strip = strip
+                    .far(far && channels.start == 0)
+                    .prefetching(next_panels)
+                    .prefetching_output(cut.prefetch_output);
                 next_panels = next_panels.get(block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
                 match kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),

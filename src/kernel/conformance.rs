@@ -323,7 +323,8 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
                 for k in [0, 1, 3, 4, 6, 11] {
-                    let run = |strip: &Strip<'_>| (kernel.run)(simd, strip, 2);
+                    let prefetch = variant % 2 == 1;
+                    let run = |strip: &Strip<'_>| (kernel.run)(simd, &strip.prefetching_output(prefetch), 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
                     variant += 1;
                 }

@@ -157,7 +157,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         columns
     }
 
-    /// Hints that the cache line of this address will be read. No access: any address will do.
+    /// Hints that the cache line of this address will be read or written. No access: any address will do.
     #[inline(always)]
     fn prefetch(self, _address: *const f32) {}
 

@@ -120,6 +120,7 @@ pub(crate) struct Strip<'a> {
     epilogue: Epilogue<'a>,
     far: bool,
     next_panels: &'a [Row],
+    prefetch_output: bool,
 }
 
 impl<'a> Strip<'a> {
@@ -144,7 +145,8 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far: false, next_panels: &[] }
+        let (far, next_panels, prefetch_output) = (false, Default::default(), false);
+        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far, next_panels, prefetch_output }
     }
 
     /// The strip, whose input may have to come from beyond the L2 cache.
@@ -155,6 +157,15 @@ impl<'a> Strip<'a> {
     /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
     pub fn prefetching(self, next_panels: &'a [Row]) -> Self {
         Self { next_panels, ..self }
+    }
+
+    /// The strip, whose tiles prefetch what they will write.
+    pub fn prefetching_output(self, prefetch_output: bool) -> Self {
+        Self { prefetch_output, ..self }
+    }
+
+    pub fn prefetches_output(&self) -> bool {
+        self.prefetch_output
     }
 
     pub fn is_far(&self) -> bool {
@@ -221,6 +232,12 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) fn place(&self, p: usize) -> *const f32 {
         self.x.data.as_ptr().wrapping_add(p * self.x.stride)
+    }
+
+    /// Where output pixel `p` begins, for a hint.
+    #[inline(always)]
+    pub(super) fn output_place(&self, p: usize) -> *const f32 {
+        self.y.values.as_ptr().wrapping_add(p * self.y.stride)
     }
 
     /// From a place in one pixel to the same in the `m`-th behind it.

@@ -17,9 +17,11 @@
 //!    loads of later steps start early, and the tile no longer fits in the registers.
 //! 4. The next tile's pixels are prefetched. Where they come from memory or a far cache, a hardware prefetcher starts anew for
 //!    each pixel, and a quarter of the time was lost.
-//! 5. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
+//! 5. So are the tile's own outputs, on request: a store waits until its cache line is there, and where the line comes from
+//!    beyond L2 and few k's go by, stores queue up until nothing else goes on.
+//! 6. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
 //!    of the multiply-add.
-//! 6. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
+//! 7. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
 //!    the first one's, its upper half the second one's, and the weights stand in both.
 
 use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, unrolled};
@@ -96,6 +98,16 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         |m, v| acc[m][v] = load::<L, NV, HALF>(simd, panels[v].bias, v),
     );
     let ahead = strip.ahead(pixel, MR);
+    if strip.prefetches_output() {
+        unrolled::<MR>(
+            #[inline(always)]
+            |m| {
+                for line in (0..NV * L::LANES).step_by(PANEL) {
+                    simd.prefetch(strip.output_place(pixel + m).wrapping_add(line));
+                }
+            },
+        );
+    }
     for four in 0..k / 4 {
         // As many values of the next tile as this step works on.
         for line in (0..4 * MR).step_by(PANEL) {
