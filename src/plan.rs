@@ -81,7 +81,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         Isa::Avx2 => tuning(usize::MAX, 0, 80, 8),
         Isa::Avx512 => {
             let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
-            if L::shuffles_take_turns() {
+            if L::is_intel() {
                 Tuning { shuffle: 4, far_vector: 22, prefetch_output: 32, ..both }
             } else {
                 Tuning { quads: 160, ..both }
@@ -287,7 +287,7 @@ impl Chunk {
     pub fn tiles<L: Lanes>(&self) -> &'static [TileKernel<L>] {
         match self.kernel {
             Kernel::HalfTile => L::half_tiles(),
-            _ => L::tiles(self.channels.len().div_ceil(L::LANES), L::shuffles_take_turns()),
+            _ => L::tiles(self.channels.len().div_ceil(L::LANES), L::is_intel()),
         }
     }
 }
@@ -583,7 +583,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
         let mut costs = [0; 4];
         for (chunk, panels) in costs.iter_mut().zip(1..=widest) {
             let nv = divide_up(f.min(panels * PANEL), L::LANES);
-            *chunk = cost(L::tiles(nv, L::shuffles_take_turns()), 2 * nv);
+            *chunk = cost(L::tiles(nv, L::is_intel()), 2 * nv);
         }
         for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
             let panels = tail.panels(f);
@@ -629,13 +629,13 @@ fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], (mr, halves): (
     }
     // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
     let far = |bytes: usize, cost: usize| if bytes > L1_BYTES { cost } else { 0 };
-    let value = size_of::<f32>();
-    // Tiles behind the first read the panel again.
+    let panels = k.saturating_mul(nv * L::LANES * size_of::<f32>());
+    // Tiles behind the first read them again.
     if pixels > mr {
-        step = step.max(far(k.saturating_mul(nv * L::LANES * value), nv * tuning.far_vector));
+        step = step.max(far(panels, nv * tuning.far_vector));
     }
-    let pixels_far = far(k.saturating_mul(pixels * value), k / 2 * mr);
-    let panels_far = far(k.saturating_mul(nv * L::LANES * value), k / 4 * nv);
+    let pixels_far = far(k.saturating_mul(pixels * size_of::<f32>()), k / 2 * mr);
+    let panels_far = far(panels, k / 4 * nv);
     let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
     k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores)

@@ -224,8 +224,8 @@ impl Lanes for V4 {
         must_cast(self.avx512f._mm512_slli_epi32::<23>(must_cast(a)))
     }
 
-    fn tiles(nv: usize, shuffles_take_turns: bool) -> &'static [TileKernel<Self>] {
-        let tables: &[_] = if shuffles_take_turns && nv == 1 { &tile::AVX512_BROADCAST } else { &tile::AVX512 };
+    fn tiles(nv: usize, intel: bool) -> &'static [TileKernel<Self>] {
+        let tables: &[_] = if intel && nv == 1 { &tile::AVX512_BROADCAST } else { &tile::AVX512 };
         tables[nv - 1]
     }
 
@@ -233,8 +233,8 @@ impl Lanes for V4 {
         tile::AVX512_HALF
     }
 
-    fn shuffles_take_turns() -> bool {
-        // Intel's CPUs: those without the extension that only AMD's have.
+    fn is_intel() -> bool {
+        // Those without the extension that only AMD's have.
         pulp::core_arch::x86::Sse4a::try_new().is_none()
     }
 

@@ -331,8 +331,8 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             }
         }
     };
-    for (nv, shuffles_take_turns) in (1..=4).flat_map(|nv| [(nv, false), (nv, true)]) {
-        check(L::tiles(nv, shuffles_take_turns), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
+    for (nv, intel) in (1..=4).flat_map(|nv| [(nv, false), (nv, true)]) {
+        check(L::tiles(nv, intel), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
     check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
 }

@@ -187,15 +187,15 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// The bits of each lane as an integer, shifted left by 23: makes an exponent of a float's low bits.
     fn shift_left_23(self, a: Self::Vector) -> Self::Vector;
 
-    /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile. Those for CPUs where
-    /// [`shuffles_take_turns`](Self::shuffles_take_turns), or for the others.
-    fn tiles(nv: usize, shuffles_take_turns: bool) -> &'static [TileKernel<Self>];
+    /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile. Those for Intel's
+    /// CPUs, or for the others.
+    fn tiles(nv: usize, intel: bool) -> &'static [TileKernel<Self>];
     /// Those of tiles one and a half vectors wide, where the ISA has such: only where a vector is as wide as a panel.
     fn half_tiles() -> &'static [TileKernel<Self>] {
         &[]
     }
-    /// Whether this CPU's shuffles and blends take a turn in the pipes of the multiply-adds.
-    fn shuffles_take_turns() -> bool {
+    /// Whether this CPU is one of Intel's, whose pipes differ from AMD's.
+    fn is_intel() -> bool {
         false
     }
     /// The narrow kernels, for 1, 2, 3 and so on output channels.

@@ -19,8 +19,10 @@
 //!    each pixel, and a quarter of the time was lost.
 //! 5. So are the tile's own outputs, on request: a store waits until its cache line is there, and where the line comes from
 //!    beyond L2 and few k's go by, stores queue up until nothing else goes on.
-//! 6. Where accumulators and weights take every register, the last weights are loaded anew for each pixel: a memory operand
-//!    of the multiply-add.
+//! 6. Where accumulators and weights take every register, the pixels' values are held instead, if they are fewer: 3 x 4 with
+//!    AVX2, which takes 7 loads in place of 9. On Sapphire Rapids it is 3 to 5 % faster where panels come from L1, and 2 to 3 %
+//!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
+//!    multiply-add.
 //! 7. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
 //!    the first one's, its upper half the second one's, and the weights stand in both.
 
@@ -356,6 +358,25 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
     row: impl Fn(usize) -> &'a Row,
 ) {
     let load = |v: usize| load::<L, NV, HALF>(simd, row(v), v);
+    if const { !HALF && MR < NV && MR * NV + NV + 1 > L::REGISTERS } {
+        let mut x = [simd.splat(0.0); MR];
+        unrolled::<MR>(
+            #[inline(always)]
+            |m| x[m] = simd.splat(value(m)),
+        );
+        let mut weights = x[0];
+        for_each::<NV, MR>(
+            #[inline(always)]
+            |v, m| {
+                if m == 0 {
+                    weights = load(v);
+                }
+                let sum = simd.mul_add(x[m], weights, acc[m][v]);
+                acc[m][v] = if PIN { simd.pin(sum) } else { sum };
+            },
+        );
+        return;
+    }
     let mut weights = [simd.splat(0.0); NV];
     unrolled::<NV>(
         #[inline(always)]
