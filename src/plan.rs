@@ -55,7 +55,8 @@ const ANY: usize = 31;
 /// cycles more than their multiply-adds, 16 take 2; with AVX2 no tile is large enough for that.
 ///
 /// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, and get a vector from L2
-/// every 2.75 cycles. An output beyond L2 keeps stores waiting where few k's go by: prefetched, 112x112x16 to 96 channels gain
+/// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where few
+/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched, 112x112x16 to 96 channels gain
 /// 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %; from K = 32 on, or where the output stays in L2, 1 or 2 % are lost.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
@@ -82,7 +83,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         Isa::Avx512 => {
             let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
             if L::is_intel() {
-                Tuning { shuffle: 4, far_vector: 22, prefetch_output: 32, ..both }
+                Tuning { shuffle: 4, far_vector: 22, prefetch_output: 32, hidden_stores: 6, call: 800, ..both }
             } else {
                 Tuning { quads: 160, ..both }
             }
