@@ -122,6 +122,9 @@ fn check_plan(conv: &PointwiseConv, told: &Told<'_>, tile: Option<Tile>, input: 
     assert_eq!((plan.tasks > 0, plan.tile.0 > 0), (values > 0, values > 0), "{plan:?}");
     assert!(tile.is_none_or(|tile| plan.kernel == Kernel::Narrow || plan.tile.0 <= tile.pixels.max(1)), "{plan:?}");
     assert_eq!(plan.to_string().lines().count(), 7, "{plan}");
+    let drawing = plan.drawing().to_string();
+    assert!(drawing.lines().count() <= 40 && drawing.lines().all(|line| line.len() <= 100), "{plan:?}\n{drawing}");
+    assert_eq!(drawing == "no output", values == 0, "{plan:?}\n{drawing}");
 }
 
 fn check_run(

@@ -127,7 +127,7 @@ fn pool(u: &mut Unstructured<'_>) -> Result<Pool> {
         1..=7 => {
             let run = if u.int_in_range(0..=15)? == 15 { None } else { Some(backwards as _) };
             let threads = u.int_in_range(0..=4)?;
-            let work_per_thread = u.int_in_range(0..=99)?;
+            let work_per_thread = *u.choose(&[0, 1, 10, 99])?;
             let executor = pw_executor { struct_size: 0, threads, run, context: null_mut(), work_per_thread };
             let (bytes, seen, right) = growing(u, &[executor], size_of::<pw_executor>())?;
             let executor: *const pw_executor =

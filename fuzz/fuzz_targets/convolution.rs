@@ -17,13 +17,16 @@ type Sizes = [RangeInclusive<usize>; 5];
 const SMALL: Sizes = [0..=20, 0..=20, 0..=3, 0..=5, 0..=9];
 const PIXELS: Sizes = [0..=9, 0..=17, 0..=2, 0..=40, 0..=40];
 const CHANNELS: Sizes = [0..=72, 0..=144, 0..=2, 0..=3, 0..=20];
-/// More than one block of pixels. The slowest, and so the rarest.
+/// The slowest, and so the rarest: more than one block of pixels, or more input (512 KiB) or weights (1 MiB) than caches hold.
 const BLOCKS: Sizes = [48..=72, 48..=72, 1..=1, 30..=40, 30..=40];
+const INPUT: Sizes = [56..=72, 1..=17, 1..=1, 44..=50, 44..=50];
+const WEIGHTS: Sizes = [504..=540, 504..=540, 1..=1, 1..=2, 1..=9];
 
 fn run(u: &mut Unstructured<'_>) -> Result<()> {
-    let kinds = [SMALL, SMALL, PIXELS, CHANNELS, SMALL, PIXELS, CHANNELS, SMALL, PIXELS, CHANNELS, SMALL, BLOCKS];
+    let kinds = [SMALL, SMALL, PIXELS, CHANNELS, SMALL, PIXELS, CHANNELS, SMALL, PIXELS, CHANNELS, SMALL];
+    let kind = u.int_in_range(0..=35)?;
     let mut sizes = [0; 5];
-    for (size, range) in sizes.iter_mut().zip(u.choose(&kinds)?) {
+    for (size, range) in sizes.iter_mut().zip(kinds.get(kind % 12).unwrap_or(&[BLOCKS, INPUT, WEIGHTS][kind / 12])) {
         *size = u.int_in_range(range.clone())?;
     }
     let [in_channels, out_channels, n, h, w] = sizes;

@@ -8,11 +8,11 @@ pub use common::{CANARY, assert_same};
 use aligned_vec::{AVec, ConstAlign};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use pointwise::{
-    Activation, Builder, Error, Executor, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Shape, Strides,
+    Activation, Builder, Error, Executor, Nhwc, NhwcMut, PointwiseConv, Pool, ResidualOrder, Shape, Strides,
     reference::Reference,
 };
 use rand::{RngExt, rngs::SmallRng, seq::SliceRandom};
-use std::ops::Range;
+use std::{ops::Range, sync::LazyLock};
 
 /// Bytes at a multiple of 64, and no more than these: the address sanitizer sees an access beyond them.
 pub type Aligned = AVec<u8, ConstAlign<64>>;
@@ -325,7 +325,7 @@ impl View {
     }
 }
 
-/// Runs the tasks in a random order, and each once more, which must do no harm.
+/// Runs the tasks in a random order, and each once more, which must do no harm; now and then on several threads.
 #[derive(Debug)]
 pub struct Shuffled {
     threads: usize,
@@ -351,8 +351,14 @@ impl Executor for Shuffled {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        // One for all cases: to start threads takes longer than a case.
+        static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(3).expect("there are threads"));
         let mut order: Vec<usize> = (0..tasks).chain(0..tasks).collect();
         order.shuffle(&mut common::rng(self.seed));
-        order.into_iter().for_each(task);
+        if self.seed.is_multiple_of(8) {
+            POOL.run(order.len(), &|i| task(order[i]));
+        } else {
+            order.into_iter().for_each(task);
+        }
     }
 }
