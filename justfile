@@ -57,9 +57,9 @@ test-c: header
 fuzz seconds="60" *targets:
     fuzz/run {{seconds}} {{targets}}
 
-# Changes one thing after the other, and lists what no test noticed: hours, or a part of them with `just mutants --shard 0/8`
-mutants *args:
-    PROPTEST_CASES=16 cargo mutants --sharding round-robin {{args}}
+# Changes one thing after the other, and lists what no test noticed: hours, or the first of eight parts with `just mutants 0/8`
+mutants part="0/1" *args:
+    PROPTEST_CASES=16 cargo mutants --sharding round-robin --shard {{part}} {{args}}
 
 ci:
     .ci/run
