@@ -8,7 +8,10 @@ use crate::{
     reference::Value,
 };
 use core::ops::Range;
-use std::vec::Vec;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    vec::Vec,
+};
 
 /// Instantiates the suite for `$token`, an `Option` of lanes.
 macro_rules! suite {
@@ -40,6 +43,11 @@ macro_rules! suite {
             #[test]
             fn every_tile_gives_the_chain_of_multiply_adds() {
                 suite::tested($token, $isa).map(suite::tiles);
+            }
+
+            #[test]
+            fn tiles_outside_a_strip_are_refused() {
+                suite::tested($token, $isa).map(suite::tiles_outside);
             }
 
             #[test]
@@ -335,6 +343,32 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
         check(L::tiles(nv, intel), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
     check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
+}
+
+/// By the assertion that the kernels' unsafe code counts on, in every build.
+pub(super) fn tiles_outside<L: Lanes>(simd: L) {
+    let check = |kernels: &[TileKernel<L>], nv: usize| {
+        let last_panel = (nv - 1) * L::LANES / PANEL;
+        for (mr, kernel) in (1..).zip(kernels) {
+            let refused = |pixels: usize, channels: usize, tiles: usize, expected: &str| {
+                let mut y = std::vec![0.0; pixels * channels];
+                let (input, panels) = ((Pixels { data: &[], stride: 0 }, 0), std::vec![row(|_| 0.0); last_panel + 1]);
+                let output = OutputPixels { values: OutputValues::new(&mut y), stride: channels };
+                let (activation, residual) = (Activation::Identity, ResidualOrder::BeforeActivation);
+                let epilogue = Epilogue { activation, residual, scaled: false, channels: &[] };
+                // SAFETY: the buffer is this function's, and one strip's.
+                let strip = unsafe { Strip::new(input, (output, channels), Residual::None, &panels, pixels, epilogue) };
+                let panic = catch_unwind(AssertUnwindSafe(|| (kernel.run)(simd, &strip, tiles))).unwrap_err();
+                assert_eq!(panic.downcast_ref::<&str>(), Some(&expected), "tile of {mr} pixels x {nv} vectors");
+            };
+            refused(2 * mr - 1, nv * L::LANES, 2, "tiles lie inside the strip");
+            if last_panel > 0 {
+                refused(mr, last_panel * PANEL, 1, "every panel has an output channel");
+            }
+        }
+    };
+    (1..=4).for_each(|nv| check(L::tiles(nv, L::shuffles_take_turns()), nv));
+    check(L::half_tiles(), 2);
 }
 
 pub(super) fn narrow_kernels<L: Lanes>(simd: L) {
