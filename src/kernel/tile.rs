@@ -346,6 +346,11 @@ fn load<L: Lanes, const NV: usize, const HALF: bool>(simd: L, row: &Row, v: usiz
     if HALF && v == NV - 1 { simd.load_half_twice(row) } else { simd.load(row, v % const { PANEL / L::LANES }) }
 }
 
+/// Whether the accumulators and weights of a tile leave no register for a pixel's value.
+const fn takes_every_register<L: Lanes>(mr: usize, nv: usize) -> bool {
+    mr * nv + nv + 1 > L::REGISTERS
+}
+
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
 /// is their `J`-th value. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
 /// move those of the first.
@@ -358,7 +363,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
     row: impl Fn(usize) -> &'a Row,
 ) {
     let load = |v: usize| load::<L, NV, HALF>(simd, row(v), v);
-    if const { !HALF && MR < NV && MR * NV + NV + 1 > L::REGISTERS } {
+    if const { !HALF && MR < NV && takes_every_register::<L>(MR, NV) } {
         let mut x = [simd.splat(0.0); MR];
         unrolled::<MR>(
             #[inline(always)]
@@ -386,7 +391,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
     unrolled::<MR>(
         #[inline(always)]
         |m| {
-            if const { !HALF && MR * NV + NV + 1 > L::REGISTERS } {
+            if const { !HALF && takes_every_register::<L>(MR, NV) } {
                 weights[NV - 1] = load(NV - 1);
             }
             let mut x = simd.splat(value(m));
