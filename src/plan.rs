@@ -56,8 +56,9 @@ const ANY: usize = 31;
 ///
 /// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, and get a vector from L2
 /// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where few
-/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched, 112x112x16 to 96 channels gain
-/// 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %; from K = 32 on, or where the output stays in L2, 1 or 2 % are lost.
+/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
+/// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
+/// and up to 15 % where the output stays in L2.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,

@@ -20,7 +20,7 @@
 //! 5. So are the tile's own outputs, on request: a store waits until its cache line is there, and where the line comes from
 //!    beyond L2 and few k's go by, stores queue up until nothing else goes on.
 //! 6. Where accumulators and weights take every register, the pixels' values are held instead, if they are fewer: 3 x 4 with
-//!    AVX2, which takes 7 loads in place of 9. On Sapphire Rapids it is 3 to 5 % faster where panels come from L1, and 2 to 3 %
+//!    AVX2, which takes 7 loads in place of 9. On Sapphire Rapids it is 3 % faster where panels come from L1, and 3 to 4 %
 //!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
 //!    multiply-add.
 //! 7. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
