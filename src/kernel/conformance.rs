@@ -324,6 +324,11 @@ fn check_strip<L: Lanes>(
     }
 }
 
+/// The tiles of whole vectors by their width, those that this CPU does not choose too.
+fn tables<L: Lanes>() -> impl Iterator<Item = (usize, &'static [TileKernel<L>])> {
+    (1..=4).flat_map(|nv| [false, true].map(|intel| (nv, L::tiles(nv, intel))))
+}
+
 pub(super) fn tiles<L: Lanes>(simd: L) {
     let mut variant = 0;
     let mut check = |kernels: &[TileKernel<L>], nv: usize, channels: Range<usize>| {
@@ -339,8 +344,8 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             }
         }
     };
-    for (nv, intel) in (1..=4).flat_map(|nv| [(nv, false), (nv, true)]) {
-        check(L::tiles(nv, intel), nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
+    for (nv, kernels) in tables::<L>() {
+        check(kernels, nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
     check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
 }
@@ -367,7 +372,7 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
             }
         }
     };
-    (1..=4).for_each(|nv| check(L::tiles(nv, L::is_intel()), nv));
+    tables::<L>().for_each(|(nv, kernels)| check(kernels, nv));
     check(L::half_tiles(), 2);
 }
 

@@ -145,7 +145,7 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        let (far, next_panels, prefetch_output) = (false, Default::default(), false);
+        let (far, next_panels, prefetch_output) = (false, &[], false);
         Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far, next_panels, prefetch_output }
     }
 

@@ -369,15 +369,17 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
             #[inline(always)]
             |m| x[m] = simd.splat(value(m)),
         );
-        let mut weights = x[0];
-        for_each::<NV, MR>(
+        unrolled::<NV>(
             #[inline(always)]
-            |v, m| {
-                if m == 0 {
-                    weights = load(v);
-                }
-                let sum = simd.mul_add(x[m], weights, acc[m][v]);
-                acc[m][v] = if PIN { simd.pin(sum) } else { sum };
+            |v| {
+                let weights = load(v);
+                unrolled::<MR>(
+                    #[inline(always)]
+                    |m| {
+                        let sum = simd.mul_add(x[m], weights, acc[m][v]);
+                        acc[m][v] = if PIN { simd.pin(sum) } else { sum };
+                    },
+                );
             },
         );
         return;
