@@ -186,9 +186,8 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
             let all = job.cut.chunks();
             let of_job = |chunk: usize| chunk.saturating_sub(before).min(all);
             let chunks = of_job(block.chunks.start)..of_job(block.chunks.end);
-            // Who comes first brings the pixels into the cache.
-            let far = schedule.far && before == 0;
-            with_lanes!(job.conv.token, simd => job.run(simd, x, &block, chunks, far));
+            let first = before == 0;
+            with_lanes!(job.conv.token, simd => job.run(simd, x, &block, chunks, first));
             before += all;
         }
     };
@@ -207,8 +206,8 @@ impl Job<'_> {
         &conv.packed.panels(chunk.group, chunk.channels.start / PANEL, conv.in_channels)[..rows]
     }
 
-    /// These chunks of a block.
-    fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, far: bool) {
+    /// These chunks of a block. The first job's first chunk brings the pixels into the cache.
+    fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, first: bool) {
         let Self { conv, cut, lines, residual, y } = self;
         for i in chunks.clone() {
             let chunk = cut.chunk(i);
@@ -239,8 +238,8 @@ impl Job<'_> {
                     Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
                 };
                 let strip = strip
-                    .far(far && channels.start == 0)
                     .prefetching(next_panels)
+                    .prefetching_input(cut.prefetch_input && first && channels.start == 0)
                     .prefetching_output(cut.prefetch_output);
                 next_panels = next_panels.get(block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
                 match kernel {

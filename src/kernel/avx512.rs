@@ -233,11 +233,6 @@ impl Lanes for V4 {
         tile::AVX512_HALF
     }
 
-    fn is_intel() -> bool {
-        // Those without the extension that only AMD's have.
-        pulp::core_arch::x86::Sse4a::try_new().is_none()
-    }
-
     fn narrow() -> &'static [NarrowKernel<Self>] {
         &narrow::AVX512
     }

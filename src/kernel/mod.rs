@@ -196,7 +196,14 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     }
     /// Whether this CPU is one of Intel's, whose pipes differ from AMD's.
     fn is_intel() -> bool {
-        false
+        cfg_if::cfg_if! {
+            if #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+                // Those without the extension that only AMD's have.
+                pulp::core_arch::x86::Sse4a::try_new().is_none()
+            } else {
+                false
+            }
+        }
     }
     /// The narrow kernels, for 1, 2, 3 and so on output channels.
     fn narrow() -> &'static [NarrowKernel<Self>];

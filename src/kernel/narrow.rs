@@ -79,7 +79,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     let at = |g: usize, l: usize| pixel + g * L::LANES + if count < L::LANES { l.min(count - 1) } else { l };
     // SAFETY: the strip has output channels, and so a panel.
     let panel = unsafe { strip.panel(0) };
-    let steps = strip.steps();
+    let steps = strip.steps(1);
     let mut first = [strip.place(pixel); G];
     unrolled::<G>(
         #[inline(always)]
@@ -103,9 +103,8 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     if ahead && k >= 4 {
         columns = transposed(simd, &first, quad);
     }
-    // As many values of the next groups as a step works on. From L2 they come in time without, and with nine or ten channels
-    // there is no register for it.
-    let prefetches = const { F < 9 } && strip.is_far();
+    // As many values of the next groups as a step works on. With nine or ten channels there is no register for it.
+    let prefetches = const { F < 9 } && strip.prefetches_input();
     let following = strip.ahead(pixel, G * L::LANES);
     for four in 0..k / 4 {
         // The last four once more, rather than a second copy of the loop's body.

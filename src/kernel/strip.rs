@@ -118,8 +118,8 @@ pub(crate) struct Strip<'a> {
     out_channels: usize,
     pixels: usize,
     epilogue: Epilogue<'a>,
-    far: bool,
     next_panels: &'a [Row],
+    prefetch_input: bool,
     prefetch_output: bool,
 }
 
@@ -145,18 +145,30 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        let (far, next_panels, prefetch_output) = (false, &[], false);
-        Self { x, y, residual, panels, in_channels, out_channels, pixels, epilogue, far, next_panels, prefetch_output }
-    }
-
-    /// The strip, whose input may have to come from beyond the L2 cache.
-    pub fn far(self, far: bool) -> Self {
-        Self { far, ..self }
+        let (next_panels, prefetch_input, prefetch_output) = (&[], false, false);
+        Self {
+            x,
+            y,
+            residual,
+            panels,
+            in_channels,
+            out_channels,
+            pixels,
+            epilogue,
+            next_panels,
+            prefetch_input,
+            prefetch_output,
+        }
     }
 
     /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
     pub fn prefetching(self, next_panels: &'a [Row]) -> Self {
         Self { next_panels, ..self }
+    }
+
+    /// The strip, whose narrow kernel prefetches pixels.
+    pub fn prefetching_input(self, prefetch_input: bool) -> Self {
+        Self { prefetch_input, ..self }
     }
 
     /// The strip, whose tiles prefetch what they will write.
@@ -168,8 +180,8 @@ impl<'a> Strip<'a> {
         self.prefetch_output
     }
 
-    pub fn is_far(&self) -> bool {
-        self.far
+    pub fn prefetches_input(&self) -> bool {
+        self.prefetch_input
     }
 
     /// The strip without its first `pixels` pixels, fewer than there are.
@@ -246,10 +258,10 @@ impl<'a> Strip<'a> {
         place.wrapping_add(m * self.x.stride)
     }
 
-    /// The same, for the pixels of a tile.
+    /// The same, for the pixels of a tile, or for every `pixels`-th of them.
     #[inline(always)]
-    pub(super) fn steps(&self) -> Steps {
-        Steps::new(self.x.stride)
+    pub(super) fn steps(&self, pixels: usize) -> Steps {
+        Steps::new(self.x.stride.wrapping_mul(pixels))
     }
 
     /// What the tile of `rows` pixels from `p` on should prefetch, as many values as it reads: of the panels that come next,
