@@ -11,7 +11,7 @@
 //! Many layers of a network take 20 microseconds, and so does waking a thread that sleeps (on a virtual machine it takes
 //! five times as long). Threads that spin between two layers are there in a tenth of one.
 
-use crate::{Executor, exec::work_off};
+use crate::{Executor, exec::Shares};
 use core::{
     hint, mem,
     sync::atomic::{AtomicUsize, Ordering},
@@ -34,8 +34,9 @@ const SPIN: Duration = Duration::from_millis(1);
 /// Spins before the clock is looked at, and before the core is offered to others.
 const SPINS: usize = 256;
 
-/// What a run gives to the other threads. It borrows from the caller's stack; [`Shared`] says why that holds.
-type Work = &'static (dyn Fn() + Sync);
+/// What a run gives to the threads, which call it with their numbers. It borrows from the caller's stack; [`Shared`] says why
+/// that holds.
+type Work = &'static (dyn Fn(usize) + Sync);
 
 /// What the threads share. `work` is there only while [`Pool::share`] is in progress, and every thread that has taken it
 /// counts in `inside` until it has done with it; both change under the lock.
@@ -115,30 +116,31 @@ impl Pool {
         for i in 1..threads {
             let shared = Arc::clone(&pool.shared);
             let name = std::format!("pointwise-{i}");
-            pool.others.push(thread::Builder::new().name(name).spawn(move || shared.serve())?);
+            pool.others.push(thread::Builder::new().name(name).spawn(move || shared.serve(i))?);
         }
         Ok(pool)
     }
 
-    /// Has `work` called by this thread and by those of the others that are free, and returns when all have returned.
-    fn share(&self, work: &(dyn Fn() + Sync)) {
+    /// Has `work` called by this thread, number 0, and by those of the others that are free, and returns when all have
+    /// returned.
+    fn share(&self, work: &(dyn Fn(usize) + Sync)) {
         // Another caller has the threads. Nothing unwinds while one has them, so that no turn is poisoned.
-        let Ok(turn) = self.turn.try_lock() else { return work() };
+        let Ok(turn) = self.turn.try_lock() else { return work(0) };
         let mut state = match self.shared.state.try_lock() {
             Ok(state) => state,
             // One of the others held it when this process was forked, and holds it for ever.
-            Err(_) if process() != self.process => return work(),
+            Err(_) if process() != self.process => return work(0),
             Err(_) => self.shared.lock(),
         };
         // SAFETY: only the lifetime changes. The reference is in `state.work` until it is taken back below, nothing in between
         // unwinds, and this function then waits for all threads that took it.
-        state.work = Some(unsafe { mem::transmute::<&(dyn Fn() + Sync), Work>(work) });
+        state.work = Some(unsafe { mem::transmute::<&(dyn Fn(usize) + Sync), Work>(work) });
         self.shared.runs.fetch_add(1, Ordering::Release);
         if state.sleeping > 0 {
             self.shared.wake.notify_all();
         }
         drop(state);
-        let own = panic::catch_unwind(AssertUnwindSafe(work));
+        let own = panic::catch_unwind(AssertUnwindSafe(|| work(0)));
         self.shared.lock().work = None;
         // Those inside are at their last task; a thread that the system has put aside needs a core.
         let mut spins = 0;
@@ -170,8 +172,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What each of the other threads does.
-    fn serve(&self) {
+    /// What the other thread of this number does.
+    fn serve(&self, thread: usize) {
         let mut seen = 0;
         loop {
             self.wait(seen);
@@ -183,7 +185,7 @@ impl Shared {
             let Some(work) = state.work else { continue };
             self.inside.fetch_add(1, Ordering::Relaxed);
             drop(state);
-            let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+            let outcome = panic::catch_unwind(AssertUnwindSafe(|| work(thread)));
             if let Err(panic) = outcome {
                 state = self.lock();
                 state.panic.get_or_insert(panic);
@@ -237,8 +239,8 @@ impl Executor for Pool {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let next = AtomicUsize::new(0);
-        self.share(&|| work_off(&next, tasks, task));
+        let shares = Shares::new(tasks, self.threads());
+        self.share(&|thread| while shares.run_one(thread, task) {});
     }
 }
 
