@@ -88,6 +88,7 @@ pub(crate) struct Shares {
 }
 
 /// Far enough from the next one not to be on its cache line, nor on the one that is fetched along with it.
+#[derive(Default)]
 #[repr(align(128))]
 struct Share {
     taken: AtomicUsize,
@@ -96,8 +97,7 @@ struct Share {
 
 impl Shares {
     pub fn new(tasks: usize, threads: usize) -> Self {
-        const NEW: Share = Share { taken: AtomicUsize::new(0), finished: AtomicUsize::new(0) };
-        Self { tasks, count: threads.clamp(1, MOST_SHARES), shares: [const { NEW }; MOST_SHARES] }
+        Self { tasks, count: threads.clamp(1, MOST_SHARES), shares: Default::default() }
     }
 
     /// Runs a task of this thread, or of another one. False where none is left.
