@@ -16,6 +16,7 @@ unsafe impl Send for OutputValues<'_> {}
 unsafe impl Sync for OutputValues<'_> {}
 
 impl<'a> OutputValues<'a> {
+    #[inline]
     pub fn new(data: &'a mut [f32]) -> Self {
         Self { start: data.as_mut_ptr(), len: data.len(), exclusive: PhantomData }
     }

@@ -573,7 +573,8 @@ impl Cut {
 
 /// The most pixels of one of these tiles, so many half vectors wide, that has no more than `most_accumulators`.
 fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> usize {
-    tiles.len().min(most_accumulators.saturating_mul(2) / halves)
+    // No division where nothing is to be divided, for a small run.
+    if most_accumulators >= ANY { tiles.len() } else { tiles.len().min(2 * most_accumulators / halves) }
 }
 
 /// The cheapest cut.

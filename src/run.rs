@@ -106,7 +106,7 @@ fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head
     // Nothing is decided for places without a head; their jobs, the last head's once more, are not run.
     let (heads, last) = (&*heads, heads.len() - 1);
     let lines: [Lines; HEADS_OF_A_PASS] = array::from_fn(|i| match heads.get(i) {
-        Some(Head { conv, residual, y }) => lines(conv, x, residual.as_ref(), y),
+        Some(Head { conv, residual, y }) => Lines::new(conv.stride, x, y, residual.as_ref()),
         None => Lines::default(),
     });
     let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(heads[i.min(last)].conv, &lines[i]));
@@ -133,7 +133,8 @@ pub(crate) fn run_one(
     y: &mut NhwcMut<'_>,
 ) -> Result<(), Error> {
     check(conv, x, residual.as_ref().copied(), y)?;
-    let lines = lines(conv, x, residual.as_ref().copied(), y);
+    let mut lines = Lines::default();
+    lines.set(conv.stride, x, y, residual.as_ref().copied());
     let cut = cut(conv, &lines);
     let (residual, y) = (residual.map(Nhwc::data), y.pixels(lines.line.y));
     run_jobs(executor, x.data(), &[Job { conv, cut: &cut, lines: &lines, residual, y }])
@@ -149,11 +150,6 @@ pub(crate) fn check_shapes(expected: Shape, y: &NhwcMut<'_>, residual: Option<&N
     let check = |what, actual| if same(actual) { Ok(()) } else { Err(Error::Shape { what, expected, actual }) };
     check("output", y.shape())?;
     residual.map_or(Ok(()), |residual| check("residual", residual.shape()))
-}
-
-/// None where there is nothing to compute.
-fn lines(conv: &PointwiseConv, x: &Nhwc<'_>, residual: Option<&Nhwc<'_>>, y: &NhwcMut<'_>) -> Lines {
-    if y.shape().contains(&0) { Lines::default() } else { Lines::new(conv.stride, x, y, residual) }
 }
 
 fn cut(conv: &PointwiseConv, lines: &Lines) -> Cut {

@@ -16,12 +16,14 @@ pub type Shape = [usize; 4];
 pub type Strides = [usize; 3];
 
 /// Strides of a dense tensor. They saturate where it has no values, or more than [`span`] lets pass.
+#[inline]
 pub(crate) fn dense([_, h, w, c]: Shape) -> Strides {
     let row = w.saturating_mul(c);
     [h.saturating_mul(row), row, c]
 }
 
 /// Values from the first to the last of the view; 0 where it has none. Greater than a slice can be is an error.
+#[inline]
 pub(crate) fn span(what: &'static str, shape: Shape, strides: Strides) -> Result<usize, Error> {
     if shape.contains(&0) {
         return Ok(0);
@@ -67,6 +69,8 @@ impl<'a> Nhwc<'a> {
     /// assert!(pointwise::Nhwc::new(&[1.0], [1, 1, 2, 2]).is_err());
     /// # Ok::<(), pointwise::Error>(())
     /// ```
+    // Inlined, as all that a view takes: a small run would feel its way through memory.
+    #[inline]
     pub fn new(data: &'a [f32], shape: Shape) -> Result<Self, Error> {
         let strides = dense(shape);
         let expected = span("view", shape, strides)?;
@@ -169,6 +173,7 @@ impl<'a> NhwcMut<'a> {
     /// assert_eq!(pointwise::NhwcMut::new(&mut y, [1, 1, 2, 2])?.shape(), [1, 1, 2, 2]);
     /// # Ok::<(), pointwise::Error>(())
     /// ```
+    #[inline]
     pub fn new(data: &'a mut [f32], shape: Shape) -> Result<Self, Error> {
         let strides = Nhwc::new(data, shape)?.strides;
         Ok(Self { values: OutputValues::new(data), shape, strides })
@@ -340,25 +345,36 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    /// `y` is not empty. `stride` is the convolution's, vertical and horizontal.
+    /// Those of a run; none where `y` is empty. `stride` is the convolution's, vertical and horizontal.
     pub fn new(stride: (usize, usize), x: &Nhwc<'_>, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) -> Self {
+        let mut lines = Self::default();
+        lines.set(stride, x, y, residual);
+        lines
+    }
+
+    /// The same in place of none: a small run would feel a copy, which reads what was just written.
+    pub fn set(&mut self, stride: (usize, usize), x: &Nhwc<'_>, y: &NhwcMut<'_>, residual: Option<&Nhwc<'_>>) {
+        if y.shape.contains(&0) {
+            return;
+        }
         // Pixels without channels lie nowhere: their strides are not checked, and not to be followed.
         let x = if x.shape[3] == 0 { [0; 3] } else { x.strides };
-        Self::from_strides(stride, y.shape, x, y.strides, residual.map_or([0; 3], |residual| residual.strides))
+        self.set_strides(stride, y.shape, x, y.strides, residual.map_or([0; 3], |residual| residual.strides));
     }
 
     /// The lines of dense tensors, which memory can hold.
     pub fn dense(stride: (usize, usize), input: Shape, output: Shape) -> Self {
-        Self::from_strides(stride, output, dense(input), dense(output), [0; 3])
+        let mut lines = Self::default();
+        lines.set_strides(stride, output, dense(input), dense(output), [0; 3]);
+        lines
     }
 
-    fn from_strides(stride: (usize, usize), shape: Shape, x: Strides, y: Strides, residual: Strides) -> Self {
+    fn set_strides(&mut self, stride: (usize, usize), shape: Shape, x: Strides, y: Strides, residual: Strides) {
         let steps = [1, stride.0, stride.1];
         let one = Axis { size: 1, ..Axis::default() };
-        // In place: a small run would feel a copy, which reads what was just written.
-        let mut lines = Self { outer: [one; 2], line: one };
-        let [first, second] = &mut lines.outer;
-        let axes = [first, second, &mut lines.line];
+        *self = Self { outer: [one; 2], line: one };
+        let [first, second] = &mut self.outer;
+        let axes = [first, second, &mut self.line];
         let mut last = 2;
         for i in (0..3).rev() {
             let size = shape[i];
@@ -378,7 +394,6 @@ impl Lines {
                 *axes[last] = axis;
             }
         }
-        lines
     }
 
     /// How many lines there are.
