@@ -14,6 +14,8 @@ struct Isa {
     max_rows: &'static [usize],
     /// The most pixels of a tile of one and a half vectors; 0 where there are none.
     max_half_rows: usize,
+    /// How two of these pixels, of so many, share a vector.
+    half: fn(usize) -> &'static str,
     /// Of how many of its pixels a tile of MR by NV holds quads in registers. The other pixels' values are broadcast from memory,
     /// one load each.
     quads: fn(usize, usize) -> usize,
@@ -24,8 +26,16 @@ struct Isa {
 const X86: &str = "any(target_arch = \"x86\", target_arch = \"x86_64\")";
 
 /// Of an ISA that has no more than it must.
-const PLAIN: Isa =
-    Isa { target: "all()", lanes: "", name: "", max_rows: &[], max_half_rows: 0, quads: |_, _| 0, narrow: 0 };
+const PLAIN: Isa = Isa {
+    target: "all()",
+    lanes: "",
+    name: "",
+    max_rows: &[],
+    max_half_rows: 0,
+    half: |_| "BLENDED",
+    quads: |_, _| 0,
+    narrow: 0,
+};
 
 const ISAS: [Isa; 6] = [
     Isa {
@@ -36,9 +46,18 @@ const ISAS: [Isa; 6] = [
         max_half_rows: 14,
         quads: |mr, nv| if nv == 1 && mr >= 10 { 3 } else { 0 },
         narrow: 10,
+        ..PLAIN
     },
-    // Where quads do not pay.
-    Isa { target: X86, lanes: "pulp::x86::V4", name: "AVX512_BROADCAST", max_rows: &[14], ..PLAIN },
+    // Where shuffles do not pay.
+    Isa {
+        target: X86,
+        lanes: "pulp::x86::V4",
+        name: "AVX512_BROADCAST",
+        max_rows: &[14],
+        max_half_rows: 14,
+        half: |mr| if mr < 8 { "BLENDED" } else { "PAIRED" },
+        ..PLAIN
+    },
     Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[8, 6, 4, 3], narrow: 8, ..PLAIN },
     Isa {
         target: "target_arch = \"aarch64\"",
@@ -56,22 +75,22 @@ const ISAS: [Isa; 6] = [
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     let (mut tiles, mut narrow) = (String::new(), String::new());
-    for Isa { target, lanes, name, max_rows, max_half_rows, quads, narrow: channels } in ISAS {
-        let row = |max: usize, nv: usize, half: bool| {
-            let kernel = |mr| format!("TileKernel::<{lanes}>::new::<{mr}, {nv}, {}, {half}>()", quads(mr, nv));
+    for Isa { target, lanes, name, max_rows, max_half_rows, half, quads, narrow: channels } in ISAS {
+        let row = |max: usize, nv: usize, last: &dyn Fn(usize) -> &'static str| {
+            let kernel = |mr| format!("TileKernel::<{lanes}>::new::<{mr}, {nv}, {}, {}>()", quads(mr, nv), last(mr));
             (1..=max).map(kernel).collect::<Vec<_>>().join(", ")
         };
         if !max_rows.is_empty() {
             writeln!(tiles, "/// By NV - 1, then MR - 1.\n#[cfg({target})]").unwrap();
             writeln!(tiles, "pub(super) static {name}: [&[TileKernel<{lanes}>]; {}] = [", max_rows.len()).unwrap();
             for (i, max) in max_rows.iter().enumerate() {
-                writeln!(tiles, "    &[{}],", row(*max, i + 1, false)).unwrap();
+                writeln!(tiles, "    &[{}],", row(*max, i + 1, &|_| "WHOLE")).unwrap();
             }
             writeln!(tiles, "];").unwrap();
         }
         if max_half_rows > 0 {
             writeln!(tiles, "/// By MR - 1.\n#[cfg({target})]").unwrap();
-            let row = row(max_half_rows, 2, true);
+            let row = row(max_half_rows, 2, &half);
             writeln!(tiles, "pub(super) static {name}_HALF: &[TileKernel<{lanes}>] = &[{row}];").unwrap();
         }
         if channels > 0 {

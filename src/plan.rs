@@ -218,7 +218,7 @@ impl Tail {
     fn exists<L: Lanes>(self, f: usize) -> bool {
         match self {
             Tail::Panel => true,
-            Tail::Half => !L::half_tiles().is_empty() && f > PANEL && (1..=PANEL / 2).contains(&(f % PANEL)),
+            Tail::Half => !L::half_tiles(false).is_empty() && f > PANEL && (1..=PANEL / 2).contains(&(f % PANEL)),
             Tail::Narrow => (1..=L::narrow().len()).contains(&(f % PANEL)),
         }
     }
@@ -302,7 +302,7 @@ impl Chunk {
     /// The kernels of its tiles, for 1, 2, 3 and so on pixels.
     pub fn tiles<L: Lanes>(&self) -> &'static [TileKernel<L>] {
         match self.kernel {
-            Kernel::HalfTile => L::half_tiles(),
+            Kernel::HalfTile => L::half_tiles(L::is_intel()),
             _ => L::tiles(self.channels.len().div_ceil(L::LANES), L::is_intel()),
         }
     }
@@ -588,7 +588,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                 .into_iter()
                 .filter(|(_, tiles)| *tiles > 0)
                 .map(|(mr, tiles)| {
-                    let tile = tile_cost::<L>(tuning, [k, pixels], (mr, halves), kernels[mr - 1].quads);
+                    let tile = tile_cost(tuning, [k, pixels], (mr, halves), &kernels[mr - 1]);
                     tiles.saturating_mul(tile).saturating_add(tuning.call)
                 })
                 .fold(0, usize::saturating_add)
@@ -607,7 +607,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
             };
             let tail_cost = match tail {
                 Tail::Panel => 0,
-                Tail::Half => cost(L::half_tiles(), 3).saturating_add(partial(2, PANEL / 2)),
+                Tail::Half => cost(L::half_tiles(L::is_intel()), 3).saturating_add(partial(2, PANEL / 2)),
                 Tail::Narrow => narrow_cost::<L>(tuning, k, f % PANEL, pixels),
             };
             for width in (1..=widest.min(panels.max(1))).rev() {
@@ -629,14 +629,21 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
     best.1
 }
 
-/// The cost of a tile of `mr` pixels by so many half vectors, which holds `quads`: its k's are bound by multiply-adds, by
-/// loads, or by the chains' latency.
-fn tile_cost<L: Lanes>(tuning: &Tuning, [k, pixels]: [usize; 2], (mr, halves): (usize, usize), quads: usize) -> usize {
+/// The cost of a tile of `mr` pixels by so many half vectors: its k's are bound by multiply-adds, by loads, or by the chains'
+/// latency.
+fn tile_cost<L: Lanes>(
+    tuning: &Tuning,
+    [k, pixels]: [usize; 2],
+    (mr, halves): (usize, usize),
+    kernel: &TileKernel<L>,
+) -> usize {
     let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
-    // A quad is one load in place of four.
-    let loads = (mr + nv) * tuning.load - quads * tuning.load * 3 / 4;
-    // Of two pixels that share a vector. Quads are held only where shuffles cost nothing.
-    let shuffles = halves % 2 * mr / 2 * tuning.shuffle;
+    // A quad is one load in place of four. Interleaved values are loaded two by two as well as one by one, and interleaving them
+    // takes a load or store for each 8.
+    let of_pairs = if kernel.paired { mr * 5 / 8 } else { 0 };
+    let loads = (mr + of_pairs + nv) * tuning.load - kernel.quads * tuning.load * 3 / 4;
+    // Of two pixels that share a vector, or of the weights. Quads are held only where shuffles cost nothing.
+    let shuffles = halves % 2 * if kernel.paired { 1 } else { mr / 2 } * tuning.shuffle;
     let mut step = (accumulators * tuning.fma + shuffles).max(loads).max(tuning.latency);
     // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
     if (7..12).contains(&accumulators) {
@@ -960,8 +967,7 @@ mod tests {
                 let tiles = cut.split::<L>(&chunk, pixels).into_iter().filter(|(_, tiles)| *tiles > 0);
                 let tiles = tiles.map(|(mr, tiles)| {
                     assert!(mr <= kernels.len());
-                    let quads = kernels[mr - 1].quads;
-                    tiles * tile_cost::<L>(tuning, [cut.in_channels, pixels], (mr, halves), quads) + tuning.call
+                    tiles * tile_cost(tuning, [cut.in_channels, pixels], (mr, halves), &kernels[mr - 1]) + tuning.call
                 });
                 let partial = if f.is_multiple_of(full) { 0 } else { pixels * halves.div_ceil(2) * tuning.partial };
                 tiles.sum::<usize>() + partial

@@ -11,8 +11,9 @@
 //!
 //! 24 output channels are one and a half vectors. Two pixels share a vector for the halves: one shuffle joins their broadcast
 //! values, and one multiply-add of the half panel, loaded twice, serves both. 14 pixels take 21 multiply-adds in place of 28
-//! and reach 94 % of Zen 5's peak, where 16 channels by tiles and 8 by the narrow kernel reached 86. On Intel's cores, whose
-//! shuffles share a pipe with the multiply-adds, that is no faster than two vectors, and no slower.
+//! and reach 94 % of Zen 5's peak, where 16 channels by tiles and 8 by the narrow kernel reached 86. On Intel's cores, where
+//! such a shuffle takes a turn of the multiply-adds, that is no faster than two vectors: 73 %. There, from 8 pixels on, the
+//! values of two pixels are interleaved in memory and broadcast from there together: 80 %, and 87 in a bare loop.
 //!
 //! What the loop hides badly on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle where
 //! many come in a row. Tiles of up to 16 accumulators hide them, and the plan takes those where K is small; else two 256-bit
@@ -111,6 +112,35 @@ impl Lanes for V4 {
     #[inline(always)]
     fn upper_half(self, vector: __m512) -> __m512 {
         self.avx512f._mm512_shuffle_f32x4::<0b11_10_11_10>(vector, vector)
+    }
+
+    #[inline(always)]
+    fn store_pairs(self, a: &[f32], b: &[f32], pairs: &mut [Row; 2]) {
+        // SAFETY: lanes beyond each are masked off, and masked lanes are not accessed.
+        let (a, b) = unsafe {
+            let load = |from: &[f32]| self.avx512f._mm512_maskz_loadu_ps(first(from.len()), from.as_ptr());
+            (load(a), load(b))
+        };
+        pairs[0].0 = must_cast(self.avx512f._mm512_unpacklo_ps(a, b));
+        pairs[1].0 = must_cast(self.avx512f._mm512_unpackhi_ps(a, b));
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: &[f32; 2]) -> __m512 {
+        must_cast(self.avx512f._mm512_set1_epi64(must_cast(*pair)))
+    }
+
+    #[inline(always)]
+    fn load_each_twice(self, row: &Row) -> __m512 {
+        const EACH_TWICE: [i32; 16] = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7];
+        self.avx512f._mm512_permutexvar_ps(must_cast(EACH_TWICE), must_cast(row.0))
+    }
+
+    #[inline(always)]
+    fn every_second(self, vector: __m512, odd: bool) -> __m512 {
+        const EVEN: [i32; 16] = [0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14];
+        const ODD: [i32; 16] = [1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15];
+        self.avx512f._mm512_permutexvar_ps(must_cast(if odd { ODD } else { EVEN }), vector)
     }
 
     #[inline(always)]
@@ -229,8 +259,8 @@ impl Lanes for V4 {
         tables[nv - 1]
     }
 
-    fn half_tiles() -> &'static [TileKernel<Self>] {
-        tile::AVX512_HALF
+    fn half_tiles(intel: bool) -> &'static [TileKernel<Self>] {
+        if intel { tile::AVX512_BROADCAST_HALF } else { tile::AVX512_HALF }
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

@@ -1,6 +1,6 @@
 //! What every ISA's lanes and kernels must do, instantiated at the foot of each ISA's file.
 
-use super::{Channels, Lanes, PANEL, Pixels, Residual, Row, Scalar, Strip, TileKernel};
+use super::{Channels, Lanes, PANEL, Pixels, Residual, Row, Scalar, Strip, TileKernel, pair_at};
 use crate::{
     Activation, ResidualOrder,
     epilogue::{self, Epilogue, WithActivation},
@@ -169,6 +169,27 @@ pub(super) fn halves<L: Lanes>(simd: L) {
         assert_eq!(blended[l], if l < half { a.0[l] } else { b.0[l] });
     }
     assert_eq!(upper[..L::LANES - half], a.0[half..L::LANES]);
+    let [pair, twice, even, odd] = [
+        simd.splat_pair(&[1.0, 2.0]),
+        simd.load_each_twice(&a),
+        simd.every_second(va, false),
+        simd.every_second(va, true),
+    ]
+    .map(values);
+    for l in 0..L::LANES {
+        assert_eq!((pair[l], twice[l]), ([1.0, 2.0][l % 2], a.0[l / 2]));
+        if 2 * l + 1 < L::LANES {
+            assert_eq!((even[l], odd[l]), (a.0[2 * l], a.0[2 * l + 1]));
+        }
+    }
+    for len in 1..=PANEL {
+        let mut pairs = [Row([0.0; PANEL]); 2];
+        simd.store_pairs(&a.0[..len], &b.0[..len], &mut pairs);
+        for c in 0..len {
+            let at = pair_at(c);
+            assert_eq!(pairs[at / PANEL].0[at % PANEL..][..2], [a.0[c], b.0[c]]);
+        }
+    }
 }
 
 pub(super) fn partial<L: Lanes>(simd: L) {
@@ -335,7 +356,7 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
         for (mr, kernel) in (1..).zip(kernels) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
-                for k in [0, 1, 3, 4, 6, 11] {
+                for k in [0, 1, 3, 4, 6, 11, 16, 18, 37] {
                     let prefetch = variant % 2 == 1;
                     let run = |strip: &Strip<'_>| (kernel.run)(simd, &strip.prefetching_output(prefetch), 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
@@ -347,7 +368,9 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
     for (nv, kernels) in tables::<L>() {
         check(kernels, nv, (nv - 1) * L::LANES + 1..nv * L::LANES + 1);
     }
-    check(L::half_tiles(), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
+    for intel in [false, true] {
+        check(L::half_tiles(intel), 2, L::LANES + 1..L::LANES + L::LANES / 2 + 1);
+    }
 }
 
 /// By the assertion that the kernels' unsafe code counts on, in every build.
@@ -373,7 +396,9 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
         }
     };
     tables::<L>().for_each(|(nv, kernels)| check(kernels, nv));
-    check(L::half_tiles(), 2);
+    for intel in [false, true] {
+        check(L::half_tiles(intel), 2);
+    }
 }
 
 pub(super) fn narrow_kernels<L: Lanes>(simd: L) {

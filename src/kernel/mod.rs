@@ -143,6 +143,30 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
         row.0.rotate_left(half::<Self>());
         self.load(&row, 0)
     }
+    /// Interleaves as many values of two pixels as there are, 1 to [`PANEL`]: those of channel `c` get to the place `pair_at(c)`.
+    #[inline(always)]
+    fn store_pairs(self, a: &[f32], b: &[f32], pairs: &mut [Row; 2]) {
+        for (c, (a, b)) in a.iter().zip(b).enumerate() {
+            bytemuck::must_cast_mut::<_, [f32; 2 * PANEL]>(pairs)[pair_at(c)..][..2].copy_from_slice(&[*a, *b]);
+        }
+    }
+    /// The one value in each even lane, the other in each odd one.
+    #[inline(always)]
+    fn splat_pair(self, pair: &[f32; 2]) -> Self::Vector {
+        self.load(&Row(core::array::from_fn(|l| pair[l % 2])), 0)
+    }
+    /// The first `LANES / 2` values of a row, each twice.
+    #[inline(always)]
+    fn load_each_twice(self, row: &Row) -> Self::Vector {
+        self.load(&Row(core::array::from_fn(|l| row.0[l / 2])), 0)
+    }
+    /// The even lanes, or the odd ones, as the lower half; what then is above it, is unspecified.
+    #[inline(always)]
+    fn every_second(self, vector: Self::Vector, odd: bool) -> Self::Vector {
+        let mut row = Row([0.0; PANEL]);
+        self.store(vector, &mut row, 0);
+        self.load(&Row(core::array::from_fn(|l| row.0[(2 * l + usize::from(odd)) % PANEL])), 0)
+    }
     /// One of the [`TRANSPOSE_STEPS`] that turn four values of each of `LANES` pixels into four vectors: in the end pixel `l`'s
     /// values are lane `l` of the columns. In between they hold what the next steps need.
     fn transpose_step<'a>(self, step: usize, pixel: impl Fn(usize) -> &'a [f32; 4], columns: &mut [Self::Vector; 4]);
@@ -190,8 +214,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// The kernels of tiles that are `nv` vectors wide, 1 to 4: for 1, 2, 3 and so on pixels a tile. Those for Intel's
     /// CPUs, or for the others.
     fn tiles(nv: usize, intel: bool) -> &'static [TileKernel<Self>];
-    /// Those of tiles one and a half vectors wide, where the ISA has such: only where a vector is as wide as a panel.
-    fn half_tiles() -> &'static [TileKernel<Self>] {
+    /// Those of tiles one and a half vectors wide, likewise, where the ISA has such: only where a vector is as wide as a panel.
+    fn half_tiles(_intel: bool) -> &'static [TileKernel<Self>] {
         &[]
     }
     /// Whether this CPU is one of Intel's, whose pipes differ from AMD's.
@@ -209,6 +233,12 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn narrow() -> &'static [NarrowKernel<Self>];
 }
 
+/// Where in two rows the values of two pixels for a channel of [`PANEL`] stand: four channels take a quarter of each row, as
+/// interleaving within 128 bits leaves them.
+const fn pair_at(channel: usize) -> usize {
+    channel / 2 % 2 * PANEL + channel / 4 * 4 + channel % 2 * 2
+}
+
 /// Lanes of half a vector.
 const fn half<L: Lanes>() -> usize {
     L::LANES.div_ceil(2)
@@ -220,6 +250,8 @@ pub(crate) struct TileKernel<L> {
     pub run: fn(L, &Strip<'_>, tiles: usize),
     /// Of how many of its pixels a tile holds quads in registers.
     pub quads: usize,
+    /// Whether two pixels' values are interleaved in memory.
+    pub paired: bool,
 }
 
 /// Runs all of a strip.

@@ -20,9 +20,10 @@ use crate::{
 
 include!(concat!(env!("OUT_DIR"), "/narrow.rs"));
 
-/// Whether the accumulators and columns of two groups of pixels, and what a transposition needs, fit in the registers.
+/// Whether the accumulators and columns of two groups of pixels, and what a transposition needs, fit in the registers. Scalar
+/// code has nothing to hide that would be worth the instructions.
 pub(crate) const fn takes_two_groups<L: Lanes>(f: usize) -> bool {
-    2 * (f + 5) < L::REGISTERS
+    L::LANES > 1 && 2 * (f + 5) < L::REGISTERS
 }
 
 /// Whether the loads and shuffles for the next four k's are spread between the multiply-adds of these. In a row, shuffles hold

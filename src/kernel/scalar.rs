@@ -3,7 +3,7 @@
 //! MR and NV: one pixel by a whole panel. What counts here is to be right everywhere, also where a fused multiply-add is
 //! a function call (x86 without FMA, wasm32); that call costs more than any tile could save.
 
-use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow};
+use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile::WHOLE};
 
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ impl Lanes for Scalar {
     }
 
     fn tiles(_nv: usize, _: bool) -> &'static [TileKernel<Self>] {
-        const { &[TileKernel::new::<1, PANEL, 0, false>()] }
+        const { &[TileKernel::new::<1, PANEL, 0, WHOLE>()] }
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

@@ -240,6 +240,17 @@ impl<'a> Strip<'a> {
         Panel { bias: &rows[0], fours, rest }
     }
 
+    /// The values of pixel `p`.
+    ///
+    /// # Safety
+    /// `p < pixels`.
+    #[inline(always)]
+    pub(super) unsafe fn input(&self, p: usize) -> &'a [f32] {
+        debug_assert!(p < self.pixels);
+        // SAFETY: this function's contract, and `new` has checked that `in_channels` values of all pixels are there.
+        unsafe { self.x.get(p, self.in_channels) }
+    }
+
     /// Where pixel `p` begins.
     #[inline(always)]
     pub(super) fn place(&self, p: usize) -> *const f32 {

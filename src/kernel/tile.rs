@@ -26,10 +26,12 @@
 //! 7. One vector wide, AVX-512 multiplies by a pixel's value that the multiply-add loads itself. Where the address of such an
 //!    instruction has an index, Intel's cores split it in two and lose a tenth: half the pixels have pointers of their own, and
 //!    the other half one index. 14x14x480 to 16 channels gain 9 %, 28x28x192 and 112x112x32 to 16 5 %.
-//! 8. With `HALF`, two pixels share the last vector of their output channels, which is at most half full: its lower half is
-//!    the first one's, its upper half the second one's, and the weights stand in both.
+//! 8. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
+//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: even lanes are the first one's, odd
+//!    lanes the second one's, and each weight stands twice. The two pixels' values are interleaved in memory, 16 k's at a
+//!    time, from where one load broadcasts both: on Intel's cores a blend takes a multiply-add's place, and loads do not.
 
-use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, unrolled};
+use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, pair_at, unrolled};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -38,24 +40,33 @@ use core::{array, ops::Range};
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
+/// How the last vector of a tile's output channels is shared: not at all.
+pub(super) const WHOLE: u8 = 0;
+#[allow(dead_code, reason = "AVX-512 alone has such tiles")]
+const BLENDED: u8 = 1;
+const PAIRED: u8 = 2;
+
+/// k steps of a panel's length.
+const FOURS: usize = PANEL / 4;
+
 impl<L: Lanes> TileKernel<L> {
-    /// Of tiles of `MR` pixels by `NV` vectors, with `HALF` the last of them half, which hold quads of `QUADS` of their pixels.
-    pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>() -> Self {
-        Self { run: kernel::<L, MR, NV, QUADS, HALF>, quads: QUADS }
+    /// Of tiles of `MR` pixels by `NV` vectors, the last of them shared or not, which hold quads of `QUADS` of their pixels.
+    pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>() -> Self {
+        Self { run: kernel::<L, MR, NV, QUADS, LAST>, quads: QUADS, paired: LAST == PAIRED }
     }
 }
 
 /// Runs `tiles` tiles down the strip, from its first pixel on.
-fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(
+fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
     tiles: usize,
 ) {
     /// A type rather than a closure: a closure is called through a shim that is not inlined for certain, and what is not
     /// inlined is not compiled for the ISA.
-    struct Down<'a, L, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(L, &'a Strip<'a>, usize);
-    impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool> pulp::NullaryFnOnce
-        for Down<'_, L, MR, NV, QUADS, HALF>
+    struct Down<'a, L, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(L, &'a Strip<'a>, usize);
+    impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8> pulp::NullaryFnOnce
+        for Down<'_, L, MR, NV, QUADS, LAST>
     {
         type Output = ();
 
@@ -65,20 +76,20 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
             let strip = *self.1;
             for t in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV, QUADS, HALF>(self.0, &strip, t * MR) };
+                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, t * MR) };
             }
         }
     }
     assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
     assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
-    simd.vectorize(Down::<L, MR, NV, QUADS, HALF>(simd, strip, tiles));
+    simd.vectorize(Down::<L, MR, NV, QUADS, LAST>(simd, strip, tiles));
 }
 
 /// # Safety
 /// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const HALF: bool>(
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
     pixel: usize,
@@ -103,7 +114,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
         #[inline(always)]
-        |m, v| acc[m][v] = load::<L, NV, HALF>(simd, panels[v].bias, v),
+        |m, v| acc[m][v] = load::<L, NV, LAST>(simd, panels[v].bias, v),
     );
     let ahead = strip.ahead(pixel, MR);
     if strip.prefetches_output() {
@@ -116,7 +127,18 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
             },
         );
     }
+    let mut pairs = [[Row([0.0; PANEL]); 2]; MR];
+    // Where the pairs of four k's stand among a panel's. Opaque, or the compiler would keep them in registers, and shuffle.
+    let place_of_pairs =
+        |pairs: &[[Row; 2]; MR], four: usize| opaque!(pairs.as_ptr().cast::<[f32; 2]>().wrapping_add(four % FOURS * 2));
+    // SAFETY: it is called with such a place, a pixel and one of the four, and nobody writes to the pairs meanwhile.
+    let pair = |place: *const [f32; 2], m, j| unsafe { &*place.wrapping_add(m / 2 * PANEL + pair_at(j) / 2) };
     for four in 0..k / 4 {
+        if LAST == PAIRED && four % FOURS == 0 {
+            // SAFETY: this function's contract.
+            unsafe { interleave(simd, strip, pixel, 4 * four, &mut pairs) };
+        }
+        let place = place_of_pairs(&pairs, four);
         // As many values of the next tile as this step works on.
         for line in (0..4 * MR).step_by(PANEL) {
             simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
@@ -133,32 +155,59 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
                 }
             },
         );
-        step::<L, 0, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[0], &held, |v| &panels[v].fours[four][0]);
-        step::<L, 1, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[1], &held, |v| &panels[v].fours[four][1]);
-        step::<L, 2, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[2], &held, |v| &panels[v].fours[four][2]);
-        step::<L, 3, MR, NV, HALF, true>(simd, &mut acc, |m| quad(m)[3], &held, |v| &panels[v].fours[four][3]);
+        macro_rules! step {
+            ($j:literal) => {
+                step::<L, $j, MR, NV, LAST, true>(
+                    simd,
+                    &mut acc,
+                    |m| if LAST == PAIRED { pair(place, m, $j)[m % 2] } else { quad(m)[$j] },
+                    |m| pair(place, m, $j),
+                    &held,
+                    |v| &panels[v].fours[four][$j],
+                )
+            };
+        }
+        step!(0);
+        step!(1);
+        step!(2);
+        step!(3);
         unrolled::<MR>(
             #[inline(always)]
             |m| places[m] = opaque!(places[m].wrapping_add(4)),
         );
     }
+    if LAST == PAIRED && (1..4).contains(&(k % PANEL)) {
+        // SAFETY: this function's contract.
+        unsafe { interleave(simd, strip, pixel, k - k % 4, &mut pairs) };
+    }
+    let place = place_of_pairs(&pairs, k / 4);
     for rest in 0..k % 4 {
         // SAFETY: as for a quad; it is one of the K % 4 values behind them.
         let value = |m: usize| unsafe { *steps.from(places[m % pointers], m / pointers).wrapping_add(rest) };
-        step::<L, 0, MR, NV, HALF, false>(simd, &mut acc, value, &[None; MR], |v| &panels[v].rest[rest]);
-    }
-    if HALF {
-        unrolled::<MR>(
-            #[inline(always)]
-            |m| {
-                if m % 2 == 1 {
-                    acc[m][NV - 1] = simd.upper_half(acc[m - 1][NV - 1]);
-                }
-            },
+        step::<L, 0, MR, NV, LAST, false>(
+            simd,
+            &mut acc,
+            |m| if LAST == PAIRED { pair(place, m, rest)[m % 2] } else { value(m) },
+            |m| pair(place, m, rest),
+            &[None; MR],
+            |v| &panels[v].rest[rest],
         );
     }
+    unrolled::<MR>(
+        #[inline(always)]
+        |m| {
+            // From the last on: the first of two holds both.
+            let (m, first) = (MR - 1 - m, (MR - 1 - m) & !1);
+            let sums = acc[first][NV - 1];
+            match LAST {
+                BLENDED if first < m => acc[m][NV - 1] = simd.upper_half(sums),
+                PAIRED => acc[m][NV - 1] = simd.every_second(sums, first < m),
+                _ => {}
+            }
+        },
+    );
 
-    let all = const { NV * L::LANES - if HALF { L::LANES / 2 } else { 0 } };
+    let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
     if strip.out_channels() >= all && strip.epilogue().is_short(strip.has_residual()) {
         // SAFETY: this function's contract.
         unsafe { finish_in_registers(simd, strip, pixel, acc, all) };
@@ -168,6 +217,31 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // SAFETY: this function's contract.
         unsafe { finish_rows(simd, strip, pixel, copy.as_flattened(), NV, channels) };
     }
+}
+
+/// Interleaves the values of each two pixels of a tile, of a last one with itself, for up to [`PANEL`] k's from `k` on.
+///
+/// # Safety
+/// The strip has the pixels from `pixel` to `pixel + MR`.
+#[inline(always)]
+unsafe fn interleave<L: Lanes, const MR: usize>(
+    simd: L,
+    strip: &Strip<'_>,
+    pixel: usize,
+    k: usize,
+    pairs: &mut [[Row; 2]; MR],
+) {
+    let to = strip.in_channels().min(k + PANEL);
+    unrolled::<MR>(
+        #[inline(always)]
+        |m| {
+            if m % 2 == 0 {
+                // SAFETY: this function's contract.
+                let values = |m: usize| unsafe { &strip.input(pixel + m)[k..to] };
+                simd.store_pairs(values(m), values((m + 1).min(MR - 1)), &mut pairs[m / 2]);
+            }
+        },
+    );
 }
 
 /// What follows the sums of a full tile's `channels` output channels, a constant, and their store: each vector has some.
@@ -350,8 +424,12 @@ fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
 
 /// The `v`-th vector of a tile from its row, for a pixel or, if it is half a vector, for two.
 #[inline(always)]
-fn load<L: Lanes, const NV: usize, const HALF: bool>(simd: L, row: &Row, v: usize) -> L::Vector {
-    if HALF && v == NV - 1 { simd.load_half_twice(row) } else { simd.load(row, v % const { PANEL / L::LANES }) }
+fn load<L: Lanes, const NV: usize, const LAST: u8>(simd: L, row: &Row, v: usize) -> L::Vector {
+    match LAST {
+        BLENDED if v == NV - 1 => simd.load_half_twice(row),
+        PAIRED if v == NV - 1 => simd.load_each_twice(row),
+        _ => simd.load(row, v % const { PANEL / L::LANES }),
+    }
 }
 
 /// Whether the accumulators and weights of a tile leave no register for a pixel's value.
@@ -368,15 +446,16 @@ const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
 /// is their `J`-th value. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
 /// move those of the first.
 #[inline(always)]
-fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF: bool, const PIN: bool>(
+fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST: u8, const PIN: bool>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
     value: impl Fn(usize) -> f32,
+    pair: impl Fn(usize) -> &'a [f32; 2],
     held: &[Option<L::Quad>; MR],
     row: impl Fn(usize) -> &'a Row,
 ) {
-    let load = |v: usize| load::<L, NV, HALF>(simd, row(v), v);
-    if const { !HALF && MR < NV && takes_every_register::<L>(MR, NV) } {
+    let load = |v: usize| load::<L, NV, LAST>(simd, row(v), v);
+    if const { LAST == WHOLE && MR < NV && takes_every_register::<L>(MR, NV) } {
         let mut x = [simd.splat(0.0); MR];
         unrolled::<MR>(
             #[inline(always)]
@@ -406,23 +485,29 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const HALF
     unrolled::<MR>(
         #[inline(always)]
         |m| {
-            if const { !HALF && takes_every_register::<L>(MR, NV) } {
+            if const { LAST == WHOLE && takes_every_register::<L>(MR, NV) } {
                 weights[NV - 1] = load(NV - 1);
             }
             let mut x = simd.splat(value(m));
-            if HALF {
+            if LAST == BLENDED {
                 // Or the compiler would load it a second time, to blend from memory.
                 x = simd.pin(x);
             }
             unrolled::<NV>(
                 #[inline(always)]
                 |v| {
-                    let first = if HALF && v == NV - 1 { m & !1 } else { m };
+                    let shared = LAST != WHOLE && v == NV - 1;
+                    let first = if shared { m & !1 } else { m };
                     let sum = match held[m] {
                         Some(quad) => simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]),
+                        // The pixel before it did it for both.
+                        None if LAST == PAIRED && first < m => return,
+                        None if LAST == PAIRED && shared => {
+                            simd.mul_add(simd.splat_pair(pair(m)), weights[v], acc[m][v])
+                        }
                         None if first < m => simd.mul_add(simd.blend_halves(before, x), weights[v], acc[first][v]),
                         // The next pixel does it for both.
-                        None if HALF && v == NV - 1 && m + 1 < MR => return,
+                        None if shared && m + 1 < MR => return,
                         None => simd.mul_add(x, weights[v], acc[m][v]),
                     };
                     acc[first][v] = if PIN { simd.pin(sum) } else { sum };
