@@ -935,6 +935,18 @@ mod tests {
     }
 
     #[test]
+    fn parts_are_spread_evenly() {
+        // As many for the first four as for the others.
+        assert_eq!(part(20, 8, 3).end, 10);
+        for (total, parts) in [(1, 1), (7, 3), (20, 8), (3, 5), (1000, 7)] {
+            let all = (0..parts).flat_map(|i| part(total, parts, i).map(move |x| (i, x)));
+            assert!(all.eq((0..total).map(|x| (part_of(total, parts, x), x))), "{total} in {parts}");
+        }
+        // Whatever the size.
+        assert_eq!(part(usize::MAX, usize::MAX - 1, usize::MAX - 2).end, usize::MAX);
+    }
+
+    #[test]
     fn what_is_not_cut_further() {
         let schedule = |count, pixels, f, threads| {
             let mut lines = Lines::dense((1, 1), [1, 1, pixels, 64], [1, 1, pixels, f]);

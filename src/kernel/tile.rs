@@ -143,8 +143,8 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         for line in (0..4 * MR).step_by(PANEL) {
             simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
         }
-        // SAFETY: the places are those of one of K / 4 quads of each pixel, the pixels up to `pixel + MR` are inside the strip, by this
-        // function's contract, and `Strip::new` has checked that K values of each are there.
+        // SAFETY: the places are those of one of K / 4 quads of each pixel, the pixels up to `pixel + MR` are inside the strip, by
+        // this function's contract, and `Strip::new` has checked that K values of each are there.
         let quad = |m: usize| unsafe { &*steps.from(places[m % pointers], m / pointers).cast::<[f32; 4]>() };
         let mut held = [None; MR];
         unrolled::<MR>(
@@ -443,7 +443,7 @@ const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
 }
 
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
-/// is their `J`-th value. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
+/// is their `J`-th value. `pair` gives the values of a pixel and the next, where they are interleaved. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
 /// move those of the first.
 #[inline(always)]
 fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST: u8, const PIN: bool>(
