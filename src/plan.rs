@@ -23,6 +23,8 @@ struct Tuning {
     latency: usize,
     /// What a shuffle takes from the multiply-adds.
     shuffle: usize,
+    /// A tile of interleaved pixels, for the first of them.
+    interleaved: usize,
     /// A vector of a panel that does not stay in L1: the least that its k takes.
     far_vector: usize,
     /// An input of more bytes is prefetched by the narrow kernel.
@@ -61,13 +63,15 @@ const ANY: usize = 31;
 /// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
 /// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
 /// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
-/// channel take a sixth less with AVX-512, a twentieth with AVX2.
+/// channel take a sixth less with AVX-512, a twentieth with AVX2. Interleaved pixels pay from K = 32 on;
+/// below, tiles of 7 pixels without are up to a third faster, which 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
         load: 4,
         latency: 32,
         shuffle: 0,
+        interleaved: 0,
         far_vector: 0,
         prefetch_input: 2 * BLOCK_BYTES,
         prefetch_output: 0,
@@ -91,8 +95,17 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         Isa::Avx512 => {
             let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
             if L::is_intel() {
-                let both = Tuning { prefetch_input: 0, prefetch_output: 32, ..both };
-                Tuning { shuffle: 4, far_vector: 22, hidden_stores: 6, call: 800, ..both }
+                Tuning {
+                    shuffle: 4,
+                    interleaved: 320,
+                    far_vector: 22,
+                    prefetch_input: 0,
+                    prefetch_output: 32,
+                    accumulators: &[ANY, 16, 11],
+                    hidden_stores: 6,
+                    call: 800,
+                    ..both
+                }
             } else {
                 Tuning { quads: 160, ..both }
             }
@@ -660,7 +673,8 @@ fn tile_cost<L: Lanes>(
     let panels_far = far(panels, k / 4 * nv);
     let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
-    k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores)
+    let interleaved = if kernel.paired { tuning.interleaved } else { 0 };
+    k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores + interleaved)
 }
 
 /// The narrow kernel's cost for `f` output channels.
