@@ -46,7 +46,7 @@ pub(super) const WHOLE: u8 = 0;
 const BLENDED: u8 = 1;
 const PAIRED: u8 = 2;
 
-/// k steps of a panel's length.
+/// Fours of k's among as many k's as are interleaved at a time.
 const FOURS: usize = PANEL / 4;
 
 impl<L: Lanes> TileKernel<L> {
@@ -160,7 +160,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
                 step::<L, $j, MR, NV, LAST, true>(
                     simd,
                     &mut acc,
-                    |m| if LAST == PAIRED { pair(place, m, $j)[m % 2] } else { quad(m)[$j] },
+                    |m| quad(m)[$j],
                     |m| pair(place, m, $j),
                     &held,
                     |v| &panels[v].fours[four][$j],
@@ -187,7 +187,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         step::<L, 0, MR, NV, LAST, false>(
             simd,
             &mut acc,
-            |m| if LAST == PAIRED { pair(place, m, rest)[m % 2] } else { value(m) },
+            value,
             |m| pair(place, m, rest),
             &[None; MR],
             |v| &panels[v].rest[rest],
@@ -443,8 +443,8 @@ const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
 }
 
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
-/// is their `J`-th value. `pair` gives the values of a pixel and the next, where they are interleaved. Accumulators are pinned in the loop over fours; a pin in the short loop behind it made the compiler
-/// move those of the first.
+/// is their `J`-th value; where two pixels' values are interleaved, it is one of a `pair`. Accumulators are pinned in the loop
+/// over fours; a pin in the short loop behind it made the compiler move those of the first.
 #[inline(always)]
 fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST: u8, const PIN: bool>(
     simd: L,
@@ -455,6 +455,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST
     row: impl Fn(usize) -> &'a Row,
 ) {
     let load = |v: usize| load::<L, NV, LAST>(simd, row(v), v);
+    let value = |m: usize| if LAST == PAIRED { pair(m)[m % 2] } else { value(m) };
     if const { LAST == WHOLE && MR < NV && takes_every_register::<L>(MR, NV) } {
         let mut x = [simd.splat(0.0); MR];
         unrolled::<MR>(
