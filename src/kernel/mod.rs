@@ -56,6 +56,7 @@ mod conformance;
 mod toy;
 
 pub(crate) use scalar::Scalar;
+use strip::Start;
 pub(crate) use strip::{Pixels, Residual, Strip};
 
 /// Output channels of a panel of packed weights, on every ISA.

@@ -106,7 +106,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     }
     // As many values of the next groups as a step works on. With nine or ten channels there is no register for it.
     let prefetches = const { F < 9 } && strip.prefetches_input();
-    let following = strip.ahead(pixel, G * L::LANES);
+    let following = strip.ahead(strip.start(pixel), G * L::LANES);
     for four in 0..k / 4 {
         // The last four once more, rather than a second copy of the loop's body.
         let four_to_load = if ahead { (four + 1).min(k / 4 - 1) } else { four };
@@ -224,7 +224,7 @@ unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, pixel: usize, coun
             );
             for (row, l) in rows.into_iter().zip(l..count) {
                 // SAFETY: this function's contract; the slice ends with this round.
-                let out = unsafe { strip.output(pixel + l, columns.len()) };
+                let out = unsafe { strip.output(strip.start(pixel), l, columns.len()) };
                 simd.store_first(row, &mut out[channel..columns.len().min(channel + L::LANES)]);
             }
         }

@@ -107,6 +107,18 @@ impl Steps {
     }
 }
 
+/// Where a tile begins: products of its first pixel, which [`Strip::behind`] gets from those of the tile before by additions.
+#[derive(Clone, Copy)]
+pub(super) struct Start {
+    pub pixel: usize,
+    /// Where its pixels begin.
+    pub input: *const f32,
+    /// Which value of the output is its first.
+    output: usize,
+    /// How many input values the pixels before it have.
+    values: usize,
+}
+
 /// A line of pixels, the panels of some output channels, and what follows the sum.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
@@ -251,16 +263,35 @@ impl<'a> Strip<'a> {
         unsafe { self.x.get(p, self.in_channels) }
     }
 
+    /// The start of a tile whose first pixel is `pixel`.
+    #[inline(always)]
+    pub(super) fn start(&self, pixel: usize) -> Start {
+        let values = pixel * self.in_channels;
+        Start { pixel, input: self.place(pixel), output: pixel * self.y.stride, values }
+    }
+
+    /// The start of the tile behind one of `pixels` pixels.
+    #[inline(always)]
+    pub(super) fn behind(&self, start: Start, pixels: usize) -> Start {
+        Start {
+            pixel: start.pixel + pixels,
+            // Behind the last tile there may be no pixel, whatever the stride.
+            input: opaque!(start.input.wrapping_add(pixels.wrapping_mul(self.x.stride))),
+            output: opaque!(start.output.wrapping_add(pixels.wrapping_mul(self.y.stride))),
+            values: opaque!(start.values + pixels * self.in_channels),
+        }
+    }
+
     /// Where pixel `p` begins.
     #[inline(always)]
     pub(super) fn place(&self, p: usize) -> *const f32 {
         self.x.data.as_ptr().wrapping_add(p * self.x.stride)
     }
 
-    /// Where output pixel `p` begins, for a hint.
+    /// Where output pixel `m` from a start on begins, for a hint.
     #[inline(always)]
-    pub(super) fn output_place(&self, p: usize) -> *const f32 {
-        self.y.values.as_ptr().wrapping_add(p * self.y.stride)
+    pub(super) fn output_place(&self, start: Start, m: usize) -> *const f32 {
+        self.y.values.as_ptr().wrapping_add(start.output + m * self.y.stride)
     }
 
     /// From a place in one pixel to the same in the `m`-th behind it.
@@ -275,17 +306,15 @@ impl<'a> Strip<'a> {
         Steps::new(self.x.stride.wrapping_mul(pixels))
     }
 
-    /// What the tile of `rows` pixels from `p` on should prefetch, as many values as it reads: of the panels that come next,
-    /// its share, or the tile of pixels that follows it; its own place where none follows, or not without gaps between its
-    /// pixels.
+    /// What a tile of `rows` pixels should prefetch, as many values as it reads: of the panels that come next, its share, or
+    /// the tile of pixels that follows it; its own place where none follows, or not without gaps between its pixels.
     #[inline(always)]
-    pub(super) fn ahead(&self, p: usize, rows: usize) -> *const f32 {
-        let row = |p: usize| p * self.in_channels / PANEL;
-        if let Some(panels) = self.next_panels.get(row(p)..row(p + rows)) {
-            return panels.as_ptr().cast();
+    pub(super) fn ahead(&self, start: Start, rows: usize) -> *const f32 {
+        if start.values + rows * self.in_channels <= self.next_panels.len() * PANEL {
+            return self.next_panels.as_ptr().cast::<f32>().wrapping_add(start.values);
         }
-        let follows = p + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
-        self.place(if follows { p + rows } else { p })
+        let follows = start.pixel + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
+        if follows { self.step(start.input, rows) } else { start.input }
     }
 
     /// The first `channels` values of the residual of a pixel.
@@ -307,16 +336,16 @@ impl<'a> Strip<'a> {
         }
     }
 
-    /// The first `channels` values of an output pixel.
+    /// The first `channels` values of output pixel `m` from a start of this strip on.
     ///
     /// # Safety
-    /// `p < pixels`, `channels <= out_channels`, and no other slice of this pixel is in use.
+    /// `start.pixel + m < pixels`, `channels <= out_channels`, and no other slice of this pixel is in use.
     #[inline(always)]
-    pub(super) unsafe fn output(&self, p: usize, channels: usize) -> &'a mut [f32] {
-        debug_assert!(p < self.pixels && channels <= self.out_channels);
+    pub(super) unsafe fn output(&self, start: Start, m: usize, channels: usize) -> &'a mut [f32] {
+        debug_assert!(start.pixel + m < self.pixels && channels <= self.out_channels);
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that they are this strip's alone.
-        unsafe { self.y.values.slice_mut(p * self.y.stride, channels) }
+        unsafe { self.y.values.slice_mut(start.output + m * self.y.stride, channels) }
     }
 
     /// `count` output pixels from `p` on, of a contiguous strip.

@@ -26,12 +26,15 @@
 //! 7. One vector wide, AVX-512 multiplies by a pixel's value that the multiply-add loads itself. Where the address of such an
 //!    instruction has an index, Intel's cores split it in two and lose a tenth: half the pixels have pointers of their own, and
 //!    the other half one index. 14x14x480 to 16 channels gain 9 %, 28x28x192 and 112x112x32 to 16 5 %.
-//! 8. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
+//! 8. A tile's addresses are sums from tile to tile, not products of its first pixel. On Intel's cores a product needs a port
+//!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
+//!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
+//! 9. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
 //!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: even lanes are the first one's, odd
 //!    lanes the second one's, and each weight stands twice. The two pixels' values are interleaved in memory, 16 k's at a
 //!    time, from where one load broadcasts both: on Intel's cores a blend takes a multiply-add's place, and loads do not.
 
-use super::{Lanes, PANEL, Row, Strip, TileKernel, for_each, pair_at, unrolled};
+use super::{Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -74,9 +77,11 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
         fn call(self) {
             // A copy of its own: no store of an output can change it, so that it stays in registers.
             let strip = *self.1;
-            for t in 0..self.2 {
+            let mut start = strip.start(0);
+            for _ in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, t * MR) };
+                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, start) };
+                start = strip.behind(start, MR);
             }
         }
     }
@@ -87,15 +92,15 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
 }
 
 /// # Safety
-/// The strip has the pixels from `pixel` to `pixel + MR`, and an output channel in each panel of the tile.
+/// The strip has `MR` pixels from the start on, and an output channel in each panel of the tile.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
-    pixel: usize,
+    start: Start,
 ) {
-    debug_assert!(pixel + MR <= strip.pixels());
-    let k = strip.in_channels();
+    debug_assert!(start.pixel + MR <= strip.pixels());
+    let (pixel, k) = (start.pixel, strip.in_channels());
     let per_panel = const { PANEL / L::LANES };
 
     debug_assert!(strip.out_channels() > (NV - 1) / per_panel * PANEL);
@@ -109,20 +114,20 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let pointers = const { pointers::<L>(NV, QUADS) };
     let steps = strip.steps(pointers);
     // Those beyond are not used, and take no instruction.
-    let mut places: [_; MR] = array::from_fn(|m| strip.place(pixel + m));
+    let mut places: [_; MR] = array::from_fn(|m| strip.step(start.input, m));
 
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
         #[inline(always)]
         |m, v| acc[m][v] = load::<L, NV, LAST>(simd, panels[v].bias, v),
     );
-    let ahead = strip.ahead(pixel, MR);
+    let ahead = strip.ahead(start, MR);
     if strip.prefetches_output() {
         unrolled::<MR>(
             #[inline(always)]
             |m| {
                 for line in (0..NV * L::LANES).step_by(PANEL) {
-                    simd.prefetch(strip.output_place(pixel + m).wrapping_add(line));
+                    simd.prefetch(strip.output_place(start, m).wrapping_add(line));
                 }
             },
         );
@@ -210,12 +215,12 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
     if strip.out_channels() >= all && strip.epilogue().is_short(strip.has_residual()) {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers(simd, strip, pixel, acc, all) };
+        unsafe { finish_in_registers(simd, strip, start, acc, all) };
     } else {
-        // A copy, so that the accumulators need not live in memory.
-        let (copy, channels) = (acc, all.min(strip.out_channels()));
+        // Copies, so that neither need live in memory.
+        let (strip, copy, channels) = (*strip, acc, all.min(strip.out_channels()));
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, strip, pixel, copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, &strip, start.pixel, copy.as_flattened(), NV, channels) };
     }
 }
 
@@ -252,17 +257,17 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
 unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     simd: L,
     strip: &Strip<'_>,
-    pixel: usize,
+    start: Start,
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
-    debug_assert!(pixel + MR <= strip.pixels() && channels <= strip.out_channels());
+    debug_assert!(start.pixel + MR <= strip.pixels() && channels <= strip.out_channels());
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
             |m, v| {
                 // SAFETY: this function's contract, and there is a residual.
-                let row = unsafe { strip.residual(pixel + m, channels) };
+                let row = unsafe { strip.residual(start.pixel + m, channels) };
                 acc[m][v] = simd.add(simd.load_first(&row[part::<L>(v, channels)]), acc[m][v]);
             },
         );
@@ -270,7 +275,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     macro_rules! store {
         ($halved:literal, $activation:expr) => {
             // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, $halved>(simd, strip, pixel, &acc, channels, $activation) }
+            unsafe { store::<L, MR, NV, $halved>(simd, strip, start, &acc, channels, $activation) }
         };
     }
     match strip.epilogue().activation {
@@ -340,6 +345,7 @@ unsafe fn finish_rows<L: Lanes>(
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
             let Self { simd, strip, pixel, sums, nv, channels } = self;
             let (epilogue, per_panel) = (strip.epilogue(), const { PANEL / L::LANES });
+            let start = strip.start(pixel);
             for v in 0..nv {
                 let part = part::<L>(v, channels);
                 if part.is_empty() {
@@ -353,9 +359,9 @@ unsafe fn finish_rows<L: Lanes>(
                 );
                 macro_rules! down {
                     ($part:expr) => {
-                        for (pixel, sum) in (pixel..).zip(sums.iter().skip(v).step_by(nv)) {
+                        for (m, sum) in sums.iter().skip(v).step_by(nv).enumerate() {
                             // SAFETY: the caller's contract, and there is a residual.
-                            let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel, channels) });
+                            let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel + m, channels) });
                             let residual = residual.map(|row| simd.load_first(&row[$part]));
                             let y = epilogue::finish(
                                 simd,
@@ -366,7 +372,7 @@ unsafe fn finish_rows<L: Lanes>(
                                 |x| activation(x, slope),
                             );
                             // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
-                            simd.store_first(y, unsafe { &mut strip.output(pixel, channels)[$part] });
+                            simd.store_first(y, unsafe { &mut strip.output(start, m, channels)[$part] });
                         }
                     };
                 }
@@ -390,7 +396,7 @@ unsafe fn finish_rows<L: Lanes>(
 unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
     simd: L,
     strip: &Strip<'_>,
-    pixel: usize,
+    start: Start,
     acc: &[[L::Vector; NV]; MR],
     channels: usize,
     activation: impl Fn(L::Vector, usize) -> L::Vector,
@@ -404,7 +410,7 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
                 |v| row[v] = activation(row[v], v),
             );
             // SAFETY: this function's contract; the slice ends with this closure.
-            let to = unsafe { strip.output(pixel + m, channels) };
+            let to = unsafe { strip.output(start, m, channels) };
             unrolled::<NV>(
                 #[inline(always)]
                 |v| {
