@@ -75,12 +75,12 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
 
         #[inline(always)]
         fn call(self) {
-            // A copy of its own: no store of an output can change it, so that it stays in registers.
+            // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *self.1;
             let mut start = strip.start(0);
             for _ in 0..self.2 {
                 // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, start) };
+                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, self.1, start) };
                 start = strip.behind(start, MR);
             }
         }
@@ -91,12 +91,15 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
     simd.vectorize(Down::<L, MR, NV, QUADS, LAST>(simd, strip, tiles));
 }
 
+/// `strip` is a copy of `original`.
+///
 /// # Safety
 /// The strip has `MR` pixels from the start on, and an output channel in each panel of the tile.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
+    original: &Strip<'_>,
     start: Start,
 ) {
     debug_assert!(start.pixel + MR <= strip.pixels());
@@ -217,10 +220,10 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // SAFETY: this function's contract.
         unsafe { finish_in_registers(simd, strip, start, acc, all) };
     } else {
-        // Copies, so that neither need live in memory.
-        let (strip, copy, channels) = (*strip, acc, all.min(strip.out_channels()));
+        // A copy, so that the accumulators need not live in memory.
+        let (copy, channels) = (acc, all.min(strip.out_channels()));
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, &strip, start.pixel, copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, original, start.pixel, copy.as_flattened(), NV, channels) };
     }
 }
 
