@@ -295,7 +295,7 @@ pub struct pw_head {
     pub output: *const pw_nhwc_f32,
 }
 
-/// One of the tasks that a run is split into. `context` is the `task_context` that came with it.
+/// The work of a thread. `context` is the `task_context` that came with it.
 pub type pw_task = unsafe extern "C" fn(context: *mut c_void, task: usize);
 
 /// The caller's threads, for `pw_pool_create_with`. A field that is 0 has its default, where one is given.
@@ -306,10 +306,11 @@ pub type pw_task = unsafe extern "C" fn(context: *mut c_void, task: usize);
 pub struct pw_executor {
     /// sizeof(pw_executor)
     pub struct_size: usize,
-    /// How many tasks can run at the same time, 1 or more. With 1, the calling thread does all and `run` is not called.
+    /// How many threads can work at the same time, 1 or more. With 1, the calling thread does all and `run` is not called.
     pub threads: usize,
-    /// Calls `task(task_context, i)` for every i < tasks, in any order, on any threads, and returns when all calls have
-    /// returned. It must not throw or jump out. `context` is the field below. For instance, one of
+    /// Calls `task(task_context, i)` for every i < tasks, which are no more than `threads`, in any order, on any threads, and
+    /// returns when all calls have returned. Each call works until nothing is left to do: calls may be left out, but for one,
+    /// where no thread is free for them. It must not throw or jump out. `context` is the field below. For instance, one of
     /// ```c
     /// pthreadpool_parallelize_1d(context, task, task_context, tasks, 0);       // pthreadpool, which is XNNPACK's
     /// ort->KernelContext_ParallelFor(context, task, tasks, 0, task_context);   // ONNX Runtime

@@ -1,15 +1,12 @@
 //! Who runs the tasks of a convolution: the calling thread, or a pool.
 
-use crate::{
-    Error,
-    plan::{part, part_of},
-};
+use crate::{Error, plan::part};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// Something that runs tasks, usually a thread pool.
+/// Something that has threads, usually a thread pool.
 ///
-/// The convolution splits its work into tasks and hands them over. Whatever an executor does, in whatever order, from
-/// however many threads, the output's bits are the same, and no task runs twice.
+/// The convolution splits its work into tasks, and the executor's threads take them. Whatever an executor does, in whatever
+/// order, from however many threads, the output's bits are the same, and no task runs twice.
 ///
 /// # Example
 /// [`Pool`](crate::Pool) is one. Another, on scoped threads of the standard library:
@@ -21,11 +18,12 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 ///         self.0
 ///     }
 ///
-///     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+///     fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
 ///         std::thread::scope(|scope| {
-///             for first in 0..self.0.min(tasks) {
-///                 scope.spawn(move || (first..tasks).step_by(self.0).for_each(task));
+///             for i in 1..threads {
+///                 scope.spawn(move || work(i));
 ///             }
+///             work(0);
 ///         });
 ///     }
 /// }
@@ -38,7 +36,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// # Ok::<(), pointwise::Error>(())
 /// ```
 pub trait Executor {
-    /// How many tasks can run at the same time. With 1, the calling thread does all the work and `run` is not called.
+    /// How many threads can work at the same time. With 1, the calling thread does all the work and `run` is not called.
     fn threads(&self) -> usize;
 
     /// Multiply-adds that are worth another thread: a run of fewer than twice as many stays on the calling thread. Default:
@@ -47,9 +45,12 @@ pub trait Executor {
         1 << 21
     }
 
-    /// Calls `task(i)` for every `i < tasks`, in any order, on any threads, and returns when all calls have returned. It is
-    /// fastest where each thread calls neighbours, the same ones in every run.
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+    /// Calls `work(i)` for every `i < threads`, in any order, on any threads, and returns when all calls have returned.
+    /// `threads` is no more than [`threads`](Self::threads).
+    ///
+    /// Each call works until nothing is left to do. So calls may be left out, but for one, where no thread is free for them. It
+    /// is fastest where they run at the same time, each number on the same thread in every run.
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync));
 }
 
 /// The calling thread.
@@ -67,8 +68,8 @@ impl Executor for Serial {
         1
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        (0..tasks).for_each(task);
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        (0..threads).for_each(work);
     }
 }
 
@@ -80,7 +81,7 @@ const MOST_SHARES: usize = 16;
 ///
 /// So a core finds what it wrote for the last layer, and its part of the weights, in its own cache, where threads that take
 /// any next task fetch lines from each other: 14x14x96 to 576 channels took a fifth longer on two threads.
-pub(crate) struct Shares {
+struct Shares {
     tasks: usize,
     /// How many there are. Threads beyond have one together with another thread.
     count: usize,
@@ -96,12 +97,12 @@ struct Share {
 }
 
 impl Shares {
-    pub fn new(tasks: usize, threads: usize) -> Self {
+    fn new(tasks: usize, threads: usize) -> Self {
         Self { tasks, count: threads.clamp(1, MOST_SHARES), shares: Default::default() }
     }
 
     /// Runs a task of this thread, or of another one. False where none is left.
-    pub fn run_one(&self, thread: usize, task: impl Fn(usize)) -> bool {
+    fn run_one(&self, thread: usize, task: impl Fn(usize)) -> bool {
         let own = thread % self.count;
         (own..self.count).chain(0..own).any(|i| {
             let (Share { taken, finished }, all) = (&self.shares[i], part(self.tasks, self.count, i));
@@ -114,27 +115,22 @@ impl Shares {
         })
     }
 
-    /// The thread whose share has this task.
-    fn thread(&self, task: usize) -> usize {
-        if task < self.tasks { part_of(self.tasks, self.count, task) } else { 0 }
-    }
-
     fn finished(&self) -> usize {
-        self.shares.iter().map(|share| share.finished.load(Ordering::Acquire)).sum()
+        self.shares[..self.count].iter().map(|share| share.finished.load(Ordering::Acquire)).sum()
     }
 }
 
-/// Has every task run once. The number that an executor calls with only says whose task comes next: each call takes one that
-/// nobody has, so even an executor that calls one twice, from two threads at once, cannot make two tasks of one.
+/// Has every task run once, on up to so many threads. The number that an executor calls with only says whose tasks come first:
+/// each task is one that nobody has, so even an executor that calls with a number twice, from two threads at once, cannot make
+/// two tasks of one.
 pub(crate) fn run_each_once(
     executor: &(impl Executor + ?Sized),
+    threads: usize,
     tasks: usize,
     task: impl Fn(usize) + Sync,
 ) -> Result<(), Error> {
-    let shares = Shares::new(tasks, executor.threads());
-    executor.run(tasks, &|i| {
-        shares.run_one(shares.thread(i), &task);
-    });
+    let shares = Shares::new(tasks, threads);
+    executor.run(threads, &|thread| while shares.run_one(thread, &task) {});
     match shares.finished() {
         all if all == tasks => Ok(()),
         actual => Err(Error::Executor { expected: tasks, actual }),
@@ -150,9 +146,8 @@ mod pools {
             self.current_num_threads()
         }
 
-        fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-            let shares = Shares::new(tasks, self.threads());
-            self.in_place_scope(|scope| share(scope, self.threads().min(tasks), &shares, task));
+        fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+            self.in_place_scope(|scope| share(scope, threads, work));
         }
     }
 
@@ -171,18 +166,17 @@ mod pools {
             rayon::current_num_threads()
         }
 
-        fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-            let shares = Shares::new(tasks, self.threads());
-            rayon::in_place_scope(|scope| share(scope, self.threads().min(tasks), &shares, task));
+        fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+            rayon::in_place_scope(|scope| share(scope, threads, work));
         }
     }
 
-    /// Runs tasks on `threads` threads, the calling one among them: it is at work while the others still wake up.
-    fn share<'a>(scope: &rayon::Scope<'a>, threads: usize, shares: &'a Shares, task: &'a (dyn Fn(usize) + Sync)) {
+    /// On `threads` threads, the calling one among them: it is at work while the others still wake up.
+    fn share<'a>(scope: &rayon::Scope<'a>, threads: usize, work: &'a (dyn Fn(usize) + Sync)) {
         for thread in 1..threads {
-            scope.spawn(move |_| while shares.run_one(thread, task) {});
+            scope.spawn(move |_| work(thread));
         }
-        while shares.run_one(0, task) {}
+        work(0);
     }
 }
 #[cfg(feature = "rayon")]
@@ -192,7 +186,7 @@ pub use pools::RayonGlobal;
 mod tests {
     use super::*;
     use alloc::vec::Vec;
-    use core::{array, cell::RefCell};
+    use core::cell::RefCell;
 
     /// Calls each of `calls`, on one thread.
     struct Calls(&'static [usize]);
@@ -200,16 +194,16 @@ mod tests {
         fn threads(&self) -> usize {
             2
         }
-        fn run(&self, _tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-            self.0.iter().for_each(|i| task(*i));
+        fn run(&self, _threads: usize, work: &(dyn Fn(usize) + Sync)) {
+            self.0.iter().for_each(|i| work(*i));
         }
     }
 
     #[test]
     fn tasks_run_once_whatever_the_executor_calls() {
-        for calls in [&[0, 1, 2][..], &[2, 1, 0], &[0, 0, 0], &[7, 7, 7, 7, 7], &[usize::MAX; 4]] {
+        for calls in [&[0, 1][..], &[1, 0], &[0, 0, 0], &[1], &[7, 7, 7, 7, 7], &[usize::MAX; 4]] {
             let ran: [AtomicUsize; 3] = Default::default();
-            let done = run_each_once(&Calls(calls), 3, |i| {
+            let done = run_each_once(&Calls(calls), 2, 3, |i| {
                 ran[i].fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(done, Ok(()));
@@ -224,19 +218,17 @@ mod tests {
             while shares.run_one(thread, |i| ran.borrow_mut().push(i)) {}
             assert_eq!((ran.into_inner().as_slice(), shares.finished()), (&order[..], 7));
         }
-        let shares = Shares::new(7, 3);
-        assert_eq!(array::from_fn(|task| shares.thread(task)), [0, 0, 1, 1, 2, 2, 2, 0]);
     }
 
     #[test]
     fn serial_runs_each_task() {
         assert_eq!((Serial.threads(), Serial.work_per_thread()), (1, 1 << 21));
-        assert_eq!(run_each_once(&Serial, 3, |_| {}), Ok(()));
+        assert_eq!(run_each_once(&Serial, 1, 3, |_| {}), Ok(()));
     }
 
     #[test]
-    fn too_few_calls_are_an_error() {
-        let done = run_each_once(&Calls(&[0, 1]), 3, |_| {});
-        assert_eq!(done, Err(Error::Executor { expected: 3, actual: 2 }));
+    fn no_call_is_an_error() {
+        let done = run_each_once(&Calls(&[]), 2, 3, |_| {});
+        assert_eq!(done, Err(Error::Executor { expected: 3, actual: 0 }));
     }
 }

@@ -406,11 +406,10 @@ impl Schedule {
     /// How many times the tasks should be. An odd one out does not matter among many.
     fn times(&self) -> usize {
         let (tasks, wanted) = (self.tasks(), self.threads.saturating_mul(TASKS_PER_THREAD));
-        let even = tasks.is_multiple_of(self.threads);
-        match tasks / self.threads {
-            2.. if even => 1,
-            0..TASKS_PER_THREAD => wanted.div_ceil(tasks),
-            per_thread if per_thread >= 8 * TASKS_PER_THREAD => 1,
+        match divide(tasks, self.threads) {
+            (TASKS_PER_THREAD.., 0) => 1,
+            (0..TASKS_PER_THREAD, _) => divide_up(wanted, tasks),
+            (per_thread, _) if per_thread >= 8 * TASKS_PER_THREAD => 1,
             _ => 2,
         }
     }
@@ -423,12 +422,13 @@ impl Schedule {
 
     /// First between lines, then each line into parts of two tiles or more.
     fn cut_pixels(&mut self) {
-        let blocks = self.line_blocks.saturating_mul(self.times());
-        self.line_blocks = blocks.min(self.lines).max(self.line_blocks);
+        if self.line_blocks < self.lines {
+            self.line_blocks = self.line_blocks.saturating_mul(self.times()).min(self.lines);
+        }
         let blocks = self.pixel_blocks.saturating_mul(self.times());
         let blocks = blocks.min(self.pixels / (2 * ROWS_OF_A_SET)).max(self.pixel_blocks);
         // As many tasks for each thread, where that takes no more than to round down.
-        let rest = blocks.saturating_mul(self.tasks() / self.pixel_blocks) % self.threads;
+        let (_, rest) = divide(blocks.saturating_mul(self.chunk_blocks * self.line_blocks), self.threads);
         self.pixel_blocks = if rest < blocks - self.pixel_blocks { blocks - rest } else { blocks };
     }
 

@@ -240,13 +240,13 @@ fn a_plan_is_explained() {
     }
 }
 
-/// Runs tasks on scoped threads; the context counts the runs, or is null to leave out the last task.
+/// Works on scoped threads; the context counts the runs, or is null to do nothing.
 unsafe extern "C" fn on_threads(context: *mut c_void, tasks: usize, task: pw_task, task_context: *mut c_void) {
     struct Shared(*mut c_void);
     // SAFETY: the library's context is for all threads.
     unsafe impl Sync for Shared {}
     let shared = &Shared(task_context);
-    let tasks = tasks - usize::from(context.is_null());
+    let tasks = if context.is_null() { 0 } else { tasks };
     std::thread::scope(|scope| {
         for first in 0..3 {
             scope.spawn(move || {
@@ -288,7 +288,7 @@ fn the_callers_threads_do_the_work() {
     };
     let pool = |executor: pw_executor| {
         let mut pool = null_mut();
-        // SAFETY: a struct and room for a pointer; `on_threads` keeps to its contract, or leaves out a task.
+        // SAFETY: a struct and room for a pointer; `on_threads` keeps to its contract, or does nothing.
         let status = unsafe { pw_pool_create_with(&executor, &mut pool) };
         assert_eq!(status == PW_OK, !pool.is_null());
         if status == PW_OK { Ok(pool) } else { Err(words()) }

@@ -105,8 +105,8 @@ impl Executor for Under<'_> {
         1 << 12
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.0.run(tasks, &|i| under(self.1, || task(i)));
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.0.run(threads, &|i| under(self.1, || work(i)));
     }
 }
 

@@ -184,10 +184,10 @@ impl Executor for Idle {
         4
     }
 
-    fn run(&self, _tasks: usize, _task: &(dyn Fn(usize) + Sync)) {}
+    fn run(&self, _threads: usize, _work: &(dyn Fn(usize) + Sync)) {}
 }
 
-/// Panics in a task's place.
+/// Works, and then panics.
 struct Panics;
 
 impl Executor for Panics {
@@ -195,14 +195,14 @@ impl Executor for Panics {
         4
     }
 
-    fn run(&self, _tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        task(0);
+    fn run(&self, _threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        work(0);
         panic!("the pool broke");
     }
 }
 
 #[test]
-fn executors_that_do_not_run_the_tasks() {
+fn executors_that_do_not_work() {
     let (k, f, pixels) = (128, 256, 256);
     let conv = PointwiseConv::builder(k, f).build(&vec![0.5; k * f]).unwrap();
     let x = vec![1.0; pixels * k];

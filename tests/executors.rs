@@ -8,12 +8,12 @@ use pointwise::{Error, Executor, Nhwc, NhwcMut, PointwiseConv, Pool, Serial};
 use rand::seq::SliceRandom;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::mpsc,
+    sync::{Barrier, mpsc},
     thread,
     time::Duration,
 };
 
-/// An executor that is a function of the number of tasks and the task.
+/// An executor that is a function of the number of threads and their work.
 struct Does<F: Fn(usize, &(dyn Fn(usize) + Sync))>(F);
 
 impl<F: Fn(usize, &(dyn Fn(usize) + Sync))> Executor for Does<F> {
@@ -25,8 +25,9 @@ impl<F: Fn(usize, &(dyn Fn(usize) + Sync))> Executor for Does<F> {
         1 << 12
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        (self.0)(tasks, task);
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        assert!((2..=self.threads()).contains(&threads), "{threads}");
+        (self.0)(threads, work);
     }
 }
 
@@ -93,80 +94,77 @@ fn without_deadlock(work: impl FnOnce() + Send + 'static) {
 #[test]
 fn any_calls_in_any_order() {
     let layer = Layer::new();
-    layer.check(&Does(|tasks, task| Serial.run(tasks, task)), "one after the other");
-    layer.check(&Does(|tasks, task| (0..tasks).rev().for_each(task)), "backwards");
+    layer.check(&Does(|threads, work| Serial.run(threads, work)), "one after the other");
+    layer.check(&Does(|threads, work| (0..threads).rev().for_each(work)), "backwards");
     layer.check(
-        &Does(|tasks, task| {
-            let mut order: Vec<_> = (0..tasks).collect();
+        &Does(|threads, work| {
+            let mut order: Vec<_> = (0..threads).collect();
             order.shuffle(&mut common::rng(1));
-            order.into_iter().for_each(task);
+            order.into_iter().for_each(work);
         }),
         "shuffled",
     );
     layer.check(
-        &Does(|tasks, task| {
+        &Does(|threads, work| {
             thread::scope(|scope| {
                 for _ in 0..4 {
-                    scope.spawn(|| (0..tasks).for_each(task));
+                    scope.spawn(|| (0..threads).for_each(work));
                 }
             });
         }),
         "each on four threads at once",
     );
-    layer.check(&Does(|tasks, task| (0..tasks).for_each(|_| task(0))), "always the first");
+    (0..4).for_each(|i| layer.check(&Does(|_, work| work(i)), "one call"));
     layer.check(
-        &Does(|tasks, task| {
-            for wild in [tasks, tasks + 1, usize::MAX, usize::MAX / 2] {
-                (0..tasks).for_each(|_| task(wild));
-            }
-        }),
-        "too many, and none of the numbers that were asked for",
+        &Does(|threads, work| [threads, threads + 1, usize::MAX, usize::MAX / 2].into_iter().for_each(work)),
+        "none of the numbers that were asked for",
     );
 }
 
 #[test]
-fn too_few_calls() {
+fn no_call() {
     let layer = Layer::new();
-    for (part, parts) in [(0, 1), (1, 3), (2, 3)] {
-        let few = Does(|tasks, task| (0..tasks * part / parts).for_each(task));
-        let tasks = layer.conv.plan(CASE.input, &few).unwrap().tasks;
-        let (returned, y) = layer.run(&few);
-        let actual = tasks * part / parts;
-        assert_eq!(returned.unwrap(), Err(Error::Executor { expected: tasks, actual }));
-        assert_eq!(layer.done(&y) > 0, actual > 0);
-        layer.check(&Serial, "afterwards");
-    }
+    let idle = Does(|_, _| {});
+    let tasks = layer.conv.plan(CASE.input, &idle).unwrap().tasks;
+    let (returned, y) = layer.run(&idle);
+    assert_eq!(returned.unwrap(), Err(Error::Executor { expected: tasks, actual: 0 }));
+    assert_eq!(layer.done(&y), 0);
+    layer.check(&Serial, "afterwards");
 }
 
 #[test]
 fn panics_pass_through() {
     let layer = Layer::new();
     let pool = Pool::new(3).unwrap();
-    // After so many tasks, on the calling thread, and among others on a pool's.
-    for part in [0usize, 1, 2] {
-        let alone = Does(|tasks, task| {
-            (0..tasks * part / 2).for_each(task);
-            resume_unwind(Box::new(part));
+    // Before all work and after it on the calling thread, and on each of a pool's.
+    for when in [0usize, 1, 2] {
+        let alone = Does(|_, work| {
+            (0..when).for_each(work);
+            resume_unwind(Box::new(when));
         });
-        let on_a_pool = Does(|tasks, task| {
-            pool.run(tasks + 1, &|i| if i == tasks * part / 2 { resume_unwind(Box::new(part)) } else { task(i) });
+        let on_a_pool = Does(|threads, work| {
+            let all = Barrier::new(3);
+            pool.run(threads, &|i| {
+                all.wait();
+                if i == when { resume_unwind(Box::new(when)) } else { work(i) }
+            });
         });
         for executor in [&alone as &dyn Executor, &on_a_pool] {
             let (returned, y) = layer.run(executor);
-            assert_eq!(returned.unwrap_err().downcast_ref(), Some(&part));
+            assert_eq!(returned.unwrap_err().downcast_ref(), Some(&when));
             layer.done(&y);
             layer.check(&pool, "afterwards");
         }
     }
 }
 
-/// Each task also runs a convolution on the pool that runs the task.
+/// Each thread also runs a convolution on the pool that it belongs to.
 fn nested(pool: impl Executor + Sync) {
     let layer = Layer::new();
-    let nested = Does(|tasks, task| {
-        pool.run(tasks, &|i| {
+    let nested = Does(|threads, work| {
+        pool.run(threads, &|i| {
             layer.check(&Eager(&pool), "inside");
-            task(i);
+            work(i);
         });
     });
     (0..5).for_each(|_| layer.check(&nested, "outside"));

@@ -244,7 +244,7 @@ impl Executor for Idle {
         1
     }
 
-    fn run(&self, _tasks: usize, _task: &(dyn Fn(usize) + Sync)) {}
+    fn run(&self, _threads: usize, _work: &(dyn Fn(usize) + Sync)) {}
 }
 
 /// A million times as many pixels take as long to decide on, within what a busy machine adds.

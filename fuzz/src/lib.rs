@@ -325,7 +325,7 @@ impl View {
     }
 }
 
-/// Runs the tasks in a random order, and each once more, which must do no harm; now and then on several threads.
+/// Calls with each number twice, in a random order, which must do no harm; now and then on several threads.
 #[derive(Debug)]
 pub struct Shuffled {
     threads: usize,
@@ -350,15 +350,15 @@ impl Executor for Shuffled {
         self.work_per_thread
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
         // One for all cases: to start threads takes longer than a case.
         static POOL: LazyLock<Pool> = LazyLock::new(|| Pool::new(3).expect("there are threads"));
-        let mut order: Vec<usize> = (0..tasks).chain(0..tasks).collect();
+        let mut order: Vec<usize> = (0..threads).chain(0..threads).collect();
         order.shuffle(&mut common::rng(self.seed));
         if self.seed.is_multiple_of(8) {
-            POOL.run(order.len(), &|i| task(order[i]));
+            POOL.run(order.len(), &|i| work(order[i]));
         } else {
-            order.into_iter().for_each(task);
+            order.into_iter().for_each(work);
         }
     }
 }

@@ -162,7 +162,7 @@ impl Default for Case {
     }
 }
 
-/// Runs tasks on scoped threads, each starting somewhere else.
+/// Scoped threads.
 pub struct Threads(pub usize);
 
 impl Executor for Threads {
@@ -175,10 +175,10 @@ impl Executor for Threads {
         1 << 12
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
         std::thread::scope(|scope| {
-            for first in 0..self.0 {
-                scope.spawn(move || (first..tasks).step_by(self.0).for_each(task));
+            for i in 0..threads {
+                scope.spawn(move || work(i));
             }
         });
     }
@@ -196,12 +196,12 @@ impl<E: Executor + ?Sized> Executor for Eager<'_, E> {
         1
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        self.0.run(tasks, task);
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        self.0.run(threads, work);
     }
 }
 
-/// Runs tasks on the calling thread, each twice, in an order that the seed gives.
+/// The calling thread, which calls with each number twice, in an order that the seed gives.
 pub struct Shuffled {
     pub threads: usize,
     pub seed: u64,
@@ -217,10 +217,10 @@ impl Executor for Shuffled {
         1
     }
 
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let mut calls: Vec<_> = (0..tasks).chain(0..tasks).collect();
+    fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+        let mut calls: Vec<_> = (0..threads).chain(0..threads).collect();
         calls.shuffle(&mut rng(self.seed));
-        calls.into_iter().for_each(task);
+        calls.into_iter().for_each(work);
     }
 }
 
