@@ -12,18 +12,27 @@
 //! lane works, at the price of the columns: four of them come from one transposition of LANES pixels x 4 values. The panels
 //! are the same; a weight is one value of a row.
 
-use super::{Lanes, PANEL, Row, Strip, TRANSPOSE_STEPS, for_each, unrolled};
+use super::{Lanes, PANEL, Row, Start, Strip, TRANSPOSE_STEPS, for_each, unrolled};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
 };
+use core::{array, ops::Range};
 
 include!(concat!(env!("OUT_DIR"), "/narrow.rs"));
 
-/// Whether the accumulators and columns of two groups of pixels, and what a transposition needs, fit in the registers. Scalar
-/// code has nothing to hide that would be worth the instructions.
+/// Whether two groups of pixels are worked on at the same time, so that each hides the latency of the other's chains: where their
+/// accumulators, four columns and a weight fit in the registers. Scalar code has nothing to hide that would be worth the
+/// instructions.
 pub(crate) const fn takes_two_groups<L: Lanes>(f: usize) -> bool {
-    L::LANES > 1 && 2 * (f + 5) < L::REGISTERS
+    L::LANES > 1 && 2 * f + 5 <= L::REGISTERS
+}
+
+/// Whether the columns of both groups, and what a transposition needs, fit in the registers as well, so that they share each
+/// weight's load. If not, four columns of the one are followed by four of the other: with AVX2 from 3 to 5 channels, which take
+/// a quarter less time so than one group after the other.
+const fn shares_weights<L: Lanes>(f: usize, groups: usize) -> bool {
+    groups == 1 || 2 * (f + 5) < L::REGISTERS
 }
 
 /// Whether the loads and shuffles for the next four k's are spread between the multiply-adds of these. In a row, shuffles hold
@@ -44,21 +53,23 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
             let Self(simd, strip) = self;
             // A copy of its own: no store of an output can change it, so that it stays in registers.
             let strip = &{ *strip };
-            // Two groups share each weight's load, and hide the latency of each other's chains.
             let pairs = if const { takes_two_groups::<L>(F) } { strip.pixels() / (2 * L::LANES) } else { 0 };
-            for i in 0..pairs {
+            let mut start = strip.start(0);
+            for _ in 0..pairs {
                 // SAFETY: two groups are inside, and F was asserted.
-                unsafe { groups::<L, F, 2>(simd, strip, i * 2 * L::LANES, L::LANES) };
+                unsafe { groups::<L, F, 2>(simd, strip, start, L::LANES) };
+                start = strip.behind(start, 2 * L::LANES);
             }
-            for pixel in (pairs * 2 * L::LANES..strip.pixels()).step_by(L::LANES) {
-                let rest = strip.pixels() - pixel;
+            while start.pixel < strip.pixels() {
+                let rest = strip.pixels() - start.pixel;
                 if rest < L::LANES {
                     // SAFETY: as many pixels are inside, and F was asserted.
-                    unsafe { groups::<L, F, 1>(simd, strip, pixel, rest) };
+                    unsafe { groups::<L, F, 1>(simd, strip, start, rest) };
                 } else {
                     // SAFETY: as above.
-                    unsafe { groups::<L, F, 1>(simd, strip, pixel, L::LANES) };
+                    unsafe { groups::<L, F, 1>(simd, strip, start, L::LANES) };
                 }
+                start = strip.behind(start, L::LANES);
             }
         }
     }
@@ -66,25 +77,23 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
     simd.vectorize(Down::<L, F>(simd, strip));
 }
 
-/// `G` groups of `count` pixels each, 1 to LANES, from `pixel` on. Lanes beyond repeat a group's last pixel and are not
+/// `G` groups of `count` pixels each, 1 to LANES, from the start on. Lanes beyond repeat a group's last pixel and are not
 /// stored.
 ///
 /// # Safety
 /// The strip has these pixels, and F output channels.
 #[inline(always)]
-unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize) {
-    debug_assert!((1..=L::LANES).contains(&count) && pixel + (G - 1) * L::LANES + count <= strip.pixels());
+unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, start: Start, count: usize) {
+    debug_assert!((1..=L::LANES).contains(&count) && start.pixel + (G - 1) * L::LANES + count <= strip.pixels());
     debug_assert_eq!(strip.out_channels(), F);
     let k = strip.in_channels();
-    // The pixel of a group's lane, inside the strip for every lane.
-    let at = |g: usize, l: usize| pixel + g * L::LANES + if count < L::LANES { l.min(count - 1) } else { l };
     // SAFETY: the strip has output channels, and so a panel.
     let panel = unsafe { strip.panel(0) };
     let steps = strip.steps(1);
-    let mut first = [strip.place(pixel); G];
+    let mut first = [start.input; G];
     unrolled::<G>(
         #[inline(always)]
-        |g| first[g] = strip.place(at(g, 0)),
+        |g| first[g] = strip.step(start.input, g * L::LANES),
     );
     // From a place in a group's first pixel to the same in lane `l`'s.
     let lane = |place: *const f32, l: usize| {
@@ -106,7 +115,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
     }
     // As many values of the next groups as a step works on. With nine or ten channels there is no register for it.
     let prefetches = const { F < 9 } && strip.prefetches_input();
-    let following = strip.ahead(strip.start(pixel), G * L::LANES);
+    let following = strip.ahead(start, G * L::LANES);
     for four in 0..k / 4 {
         // The last four once more, rather than a second copy of the loop's body.
         let four_to_load = if ahead { (four + 1).min(k / 4 - 1) } else { four };
@@ -139,7 +148,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 },
             );
             columns = next;
-        } else {
+        } else if const { shares_weights::<L>(F, G) } {
             columns = transposed(simd, &place, quad);
             multiply(
                 simd,
@@ -148,6 +157,20 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 &panel.fours[four],
                 #[inline(always)]
                 |_, _| {},
+            );
+        } else {
+            unrolled::<G>(
+                #[inline(always)]
+                |g| {
+                    multiply(
+                        simd,
+                        array::from_mut(&mut acc[g]),
+                        &transposed(simd, &[place[g]], quad),
+                        &panel.fours[four],
+                        #[inline(always)]
+                        |_, _| {},
+                    );
+                },
             );
         }
         if prefetches {
@@ -177,7 +200,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
         // A copy, so that the accumulators need not live in memory.
         let copy = acc;
         // SAFETY: this function's contract.
-        return unsafe { finish_columns(simd, strip, (pixel, count), copy.as_flattened(), F) };
+        return unsafe { finish_columns(simd, strip, (start.pixel, count), copy.as_flattened(), F) };
     }
     match epilogue.activation {
         Activation::Relu => for_each::<G, F>(
@@ -195,7 +218,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
         |g| {
             if F == 1 && strip.is_contiguous() {
                 // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(at(g, 0), count) });
+                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(start.pixel + g * L::LANES, count) });
                 return;
             }
             let mut columns = [Row([0.0; PANEL]); F];
@@ -204,7 +227,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 |f| simd.store(acc[g][f], &mut columns[f], 0),
             );
             // SAFETY: this function's contract.
-            unsafe { store_columns(simd, strip, at(g, 0), count, &columns) };
+            unsafe { store_columns(simd, strip, start, g * L::LANES..g * L::LANES + count, &columns) };
         },
     );
 }
@@ -212,19 +235,19 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
 /// Stores what stands in a row for each output channel: back to a vector for each pixel, by the transposition of the input.
 ///
 /// # Safety
-/// The strip has `count` pixels from `pixel` on, and as many output channels as there are columns.
+/// The strip has these pixels, counted from the start on, and as many output channels as there are columns.
 #[inline(always)]
-unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, pixel: usize, count: usize, columns: &[Row]) {
-    debug_assert!(pixel + count <= strip.pixels() && columns.len() <= strip.out_channels());
+unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, start: Start, pixels: Range<usize>, columns: &[Row]) {
+    debug_assert!(start.pixel + pixels.end <= strip.pixels() && columns.len() <= strip.out_channels());
     for channel in (0..columns.len()).step_by(L::LANES) {
-        for l in (0..count).step_by(4) {
+        for l in (0..pixels.len()).step_by(4) {
             let rows = simd.transpose(
                 #[inline(always)]
                 |c| &columns[(channel + c).min(columns.len() - 1)].0.as_chunks().0[l / 4],
             );
-            for (row, l) in rows.into_iter().zip(l..count) {
+            for (row, m) in rows.into_iter().zip(pixels.start + l..pixels.end) {
                 // SAFETY: this function's contract; the slice ends with this round.
-                let out = unsafe { strip.output(strip.start(pixel), l, columns.len()) };
+                let out = unsafe { strip.output(start, m, columns.len()) };
                 simd.store_first(row, &mut out[channel..columns.len().min(channel + L::LANES)]);
             }
         }
@@ -301,7 +324,7 @@ unsafe fn finish_columns<L: Lanes>(
                     simd.store_first(simd.load(&columns[0], 0), unsafe { strip.contiguous_output(pixel, count) });
                 } else {
                     // SAFETY: the caller's contract; residuals of these pixels were read.
-                    unsafe { store_columns(simd, strip, pixel, count, &columns[..f]) };
+                    unsafe { store_columns(simd, strip, strip.start(pixel), 0..count, &columns[..f]) };
                 }
             }
         }
