@@ -679,15 +679,15 @@ fn tile_cost<L: Lanes>(
 
 /// The narrow kernel's cost for `f` output channels.
 fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> usize {
-    let pairs = if narrow::takes_two_groups::<L>(f) { pixels / (2 * L::LANES) } else { 0 };
+    let most = narrow::most_groups::<L>(f);
     let groups = divide_up(pixels, L::LANES);
-    // Of one group or two: columns cost a load for every four values, weights one each.
+    // Of some groups at a time: columns cost a load for every four values, weights one each.
     let step = |groups: usize| {
         let loads = (groups * L::LANES.div_ceil(4) + f) * tuning.load;
         // Shuffles hold up some multiply-adds: eight channels reach 83 % of the peak alone, and less behind tiles.
         (groups * f * tuning.fma * 4 / 3 + groups * 4 * tuning.shuffle).max(loads).max(tuning.latency)
     };
-    let steps = pairs.saturating_mul(step(2)).saturating_add((groups - 2 * pairs).saturating_mul(step(1)));
+    let steps = (groups / most).saturating_mul(step(most)).saturating_add((groups % most).saturating_mul(step(1)));
     let rest = groups.saturating_mul(tuning.group + f * tuning.channel);
     k.saturating_mul(steps).saturating_add(rest).saturating_add(tuning.call)
 }

@@ -68,12 +68,12 @@ impl Lanes for V3 {
             #[inline(always)]
             |j| must_cast([*pixel(j), *pixel(4 + j)]),
             #[inline(always)]
-            |a, b| [self.avx._mm256_unpacklo_ps(a, b), self.avx._mm256_unpackhi_ps(a, b)],
-            #[inline(always)]
             |a, b| {
                 let (a, b) = (must_cast(a), must_cast(b));
                 [must_cast(self.avx._mm256_unpacklo_pd(a, b)), must_cast(self.avx._mm256_unpackhi_pd(a, b))]
             },
+            #[inline(always)]
+            |a, b| [self.avx._mm256_shuffle_ps::<0x88>(a, b), self.avx._mm256_shuffle_ps::<0xdd>(a, b)],
         );
     }
 

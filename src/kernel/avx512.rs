@@ -151,12 +151,12 @@ impl Lanes for V4 {
             #[inline(always)]
             |j| must_cast([*pixel(j), *pixel(4 + j), *pixel(8 + j), *pixel(12 + j)]),
             #[inline(always)]
-            |a, b| [self.avx512f._mm512_unpacklo_ps(a, b), self.avx512f._mm512_unpackhi_ps(a, b)],
-            #[inline(always)]
             |a, b| {
                 let (a, b) = (must_cast(a), must_cast(b));
                 [must_cast(self.avx512f._mm512_unpacklo_pd(a, b)), must_cast(self.avx512f._mm512_unpackhi_pd(a, b))]
             },
+            #[inline(always)]
+            |a, b| [self.avx512f._mm512_shuffle_ps::<0x88>(a, b), self.avx512f._mm512_shuffle_ps::<0xdd>(a, b)],
         );
     }
 

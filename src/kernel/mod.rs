@@ -268,26 +268,27 @@ fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
     rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
 }
 
-/// [`Lanes::transpose_step`] on vectors of one or more 128 bits: in each of them four pixels meet, `4 q` to `4 q + 3`, and
-/// interleaving four times, values and then pairs of them, turns 4 x 4 values. `join` gives the quads of pixels `j`, `4 + j`,
-/// `8 + j` and so on.
+/// [`Lanes::transpose_step`] on vectors of one or more 128 bits: in each of them four pixels meet, `4 q` to `4 q + 3`. `join`
+/// gives the quads of pixels `j`, `4 + j`, `8 + j` and so on, `halves` the lower halves of two quads and the upper ones, and
+/// `alternate` the values of even and of odd place. On Intel's cores, of 256 bits, that takes one of two pipes, where to
+/// interleave values takes one of one.
 #[inline(always)]
-#[allow(dead_code, reason = "scalar code has nothing to interleave")]
+#[allow(dead_code, reason = "scalar code has nothing to shuffle")]
 fn transpose_step<V: Copy>(
     step: usize,
     columns: &mut [V; 4],
     join: impl Fn(usize) -> V,
-    interleave: impl Fn(V, V) -> [V; 2],
-    interleave_pairs: impl Fn(V, V) -> [V; 2],
+    halves: impl Fn(V, V) -> [V; 2],
+    alternate: impl Fn(V, V) -> [V; 2],
 ) {
     let [a, b, c, d] = *columns;
     match step {
         0..4 => columns[step] = join(step),
-        4 => [columns[0], columns[1]] = interleave(a, b),
-        5 => [columns[2], columns[3]] = interleave(c, d),
-        6 => [columns[0], columns[2]] = interleave_pairs(a, c),
+        4 => [columns[0], columns[1]] = halves(a, b),
+        5 => [columns[2], columns[3]] = halves(c, d),
+        6 => [columns[0], columns[2]] = alternate(a, c),
         _ => {
-            let [column2, column3] = interleave_pairs(b, d);
+            let [column2, column3] = alternate(b, d);
             *columns = [a, c, column2, column3];
         }
     }

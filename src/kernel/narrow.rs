@@ -21,18 +21,23 @@ use core::{array, ops::Range};
 
 include!(concat!(env!("OUT_DIR"), "/narrow.rs"));
 
-/// Whether two groups of pixels are worked on at the same time, so that each hides the latency of the other's chains: where their
-/// accumulators, four columns and a weight fit in the registers. Scalar code has nothing to hide that would be worth the
-/// instructions.
-pub(crate) const fn takes_two_groups<L: Lanes>(f: usize) -> bool {
-    L::LANES > 1 && 2 * f + 5 <= L::REGISTERS
+/// How many groups of pixels are worked on at the same time, 1, 2 or 4, so that each hides the latency of the others' chains: as
+/// many as that takes, and as have place in the registers for their accumulators, four columns and a weight. With AVX2, 1 channel
+/// takes a fifth less time on four groups than on two (2 channels do not), 3 to 5 channels a quarter less on two than on one.
+/// Scalar code has nothing to hide that would be worth the instructions.
+pub(crate) const fn most_groups<L: Lanes>(f: usize) -> usize {
+    match f * L::LANES {
+        _ if L::LANES == 1 => 1,
+        ..9 => 4,
+        _ if 2 * f + 5 <= L::REGISTERS => 2,
+        _ => 1,
+    }
 }
 
-/// Whether the columns of both groups, and what a transposition needs, fit in the registers as well, so that they share each
-/// weight's load. If not, four columns of the one are followed by four of the other: with AVX2 from 3 to 5 channels, which take
-/// a quarter less time so than one group after the other.
+/// Whether the columns of all groups, and what a transposition needs, fit in the registers as well, so that they share each
+/// weight's load. If not, four columns of the one are followed by four of the next.
 const fn shares_weights<L: Lanes>(f: usize, groups: usize) -> bool {
-    groups == 1 || 2 * (f + 5) < L::REGISTERS
+    groups == 1 || groups * (f + 5) < L::REGISTERS
 }
 
 /// Whether the loads and shuffles for the next four k's are spread between the multiply-adds of these. In a row, shuffles hold
@@ -53,13 +58,20 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
             let Self(simd, strip) = self;
             // A copy of its own: no store of an output can change it, so that it stays in registers.
             let strip = &{ *strip };
-            let pairs = if const { takes_two_groups::<L>(F) } { strip.pixels() / (2 * L::LANES) } else { 0 };
             let mut start = strip.start(0);
-            for _ in 0..pairs {
-                // SAFETY: two groups are inside, and F was asserted.
-                unsafe { groups::<L, F, 2>(simd, strip, start, L::LANES) };
-                start = strip.behind(start, 2 * L::LANES);
+            macro_rules! down {
+                ($groups:literal) => {
+                    if const { most_groups::<L>(F) >= $groups } {
+                        while strip.pixels() - start.pixel >= $groups * L::LANES {
+                            // SAFETY: as many groups are inside, and F was asserted.
+                            unsafe { groups::<L, F, $groups>(simd, strip, start, L::LANES) };
+                            start = strip.behind(start, $groups * L::LANES);
+                        }
+                    }
+                };
             }
+            down!(4);
+            down!(2);
             while start.pixel < strip.pixels() {
                 let rest = strip.pixels() - start.pixel;
                 if rest < L::LANES {
@@ -124,6 +136,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
             #[inline(always)]
             |g| place[g] = opaque!(first[g].wrapping_add(4 * four_to_load)),
         );
+        let weight = |j: usize, f: usize| simd.splat(panel.fours[four][j].0[f]);
         if ahead {
             let steps = G * TRANSPOSE_STEPS;
             let mut next = columns;
@@ -131,7 +144,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 simd,
                 &mut acc,
                 &columns,
-                &panel.fours[four],
+                weight,
                 #[inline(always)]
                 |now, of| {
                     let i = (now * steps).div_ceil(of);
@@ -154,11 +167,19 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                 simd,
                 &mut acc,
                 &columns,
-                &panel.fours[four],
+                weight,
                 #[inline(always)]
                 |_, _| {},
             );
         } else {
+            // For one channel, the weights have place in the registers.
+            let mut held = [simd.splat(0.0); 4];
+            if F == 1 {
+                unrolled::<4>(
+                    #[inline(always)]
+                    |j| held[j] = simd.pin(weight(j, 0)),
+                );
+            }
             unrolled::<G>(
                 #[inline(always)]
                 |g| {
@@ -166,7 +187,8 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
                         simd,
                         array::from_mut(&mut acc[g]),
                         &transposed(simd, &[place[g]], quad),
-                        &panel.fours[four],
+                        #[inline(always)]
+                        |j, f| if F == 1 { held[j] } else { weight(j, f) },
                         #[inline(always)]
                         |_, _| {},
                     );
@@ -373,20 +395,20 @@ fn pin_step<L: Lanes>(simd: L, step: usize, columns: &mut [L::Vector; 4]) {
     );
 }
 
-/// Multiplies four columns of each group by four rows of the panel, and calls `between(i, n)` before the i-th of n products.
+/// Multiplies four columns of each group by the weights of their k's, and calls `between(i, n)` before the i-th of n products.
 #[inline(always)]
 fn multiply<L: Lanes, const F: usize, const G: usize>(
     simd: L,
     acc: &mut [[L::Vector; F]; G],
     columns: &[[L::Vector; 4]; G],
-    rows: &[Row; 4],
+    weight: impl Fn(usize, usize) -> L::Vector,
     mut between: impl FnMut(usize, usize),
 ) {
     for_each::<4, F>(
         #[inline(always)]
         |j, f| {
             between(j * F + f, 4 * F);
-            let weight = simd.splat(rows[j].0[f]);
+            let weight = weight(j, f);
             unrolled::<G>(
                 #[inline(always)]
                 |g| acc[g][f] = simd.pin(simd.mul_add(columns[g][j], weight, acc[g][f])),

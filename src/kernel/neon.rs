@@ -63,12 +63,12 @@ impl Lanes for Neon {
             #[inline(always)]
             |j| must_cast(*pixel(j)),
             #[inline(always)]
-            |a, b| [self.neon.vzip1q_f32(a, b), self.neon.vzip2q_f32(a, b)],
-            #[inline(always)]
             |a, b| {
                 let (a, b) = (must_cast(a), must_cast(b));
                 [must_cast(self.neon.vzip1q_f64(a, b)), must_cast(self.neon.vzip2q_f64(a, b))]
             },
+            #[inline(always)]
+            |a, b| [self.neon.vuzp1q_f32(a, b), self.neon.vuzp2q_f32(a, b)],
         );
     }
 
