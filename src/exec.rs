@@ -73,19 +73,15 @@ impl Executor for Serial {
     }
 }
 
-/// The most shares, which have their place on the stack.
-const MOST_SHARES: usize = 16;
-
 /// Tasks that are handed out once each: to every thread a share of neighbours, always the same, and when that is done, those
 /// of the others.
 ///
 /// So a core finds what it wrote for the last layer, and its part of the weights, in its own cache, where threads that take
 /// any next task fetch lines from each other: 14x14x96 to 576 channels took a fifth longer on two threads.
-struct Shares {
+struct Shares<'a> {
     tasks: usize,
-    /// How many there are. Threads beyond have one together with another thread.
-    count: usize,
-    shares: [Share; MOST_SHARES],
+    /// Some. Threads beyond have one together with another thread.
+    shares: &'a [Share],
 }
 
 /// Far enough from the next one not to be on its cache line, nor on the one that is fetched along with it.
@@ -96,16 +92,12 @@ struct Share {
     finished: AtomicUsize,
 }
 
-impl Shares {
-    fn new(tasks: usize, threads: usize) -> Self {
-        Self { tasks, count: threads.clamp(1, MOST_SHARES), shares: Default::default() }
-    }
-
+impl Shares<'_> {
     /// Runs a task of this thread, or of another one. False where none is left.
     fn run_one(&self, thread: usize, task: impl Fn(usize)) -> bool {
-        let own = thread % self.count;
-        (own..self.count).chain(0..own).any(|i| {
-            let (Share { taken, finished }, all) = (&self.shares[i], part(self.tasks, self.count, i));
+        let (count, own) = (self.shares.len(), thread % self.shares.len());
+        (own..count).chain(0..own).any(|i| {
+            let (Share { taken, finished }, all) = (&self.shares[i], part(self.tasks, count, i));
             // Counts no further than there are tasks: however many calls do not wrap it.
             let take = |taken| if taken < all.len() { Some(taken + 1) } else { None };
             let Ok(taken) = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) else { return false };
@@ -116,7 +108,7 @@ impl Shares {
     }
 
     fn finished(&self) -> usize {
-        self.shares[..self.count].iter().map(|share| share.finished.load(Ordering::Acquire)).sum()
+        self.shares.iter().map(|share| share.finished.load(Ordering::Acquire)).sum()
     }
 }
 
@@ -129,7 +121,16 @@ pub(crate) fn run_each_once(
     tasks: usize,
     task: impl Fn(usize) + Sync,
 ) -> Result<(), Error> {
-    let shares = Shares::new(tasks, threads);
+    // On the stack, and not more than it takes: lines that another core wrote have to come back first.
+    let (few, many): ([Share; 4], [Share; 16]);
+    let shares: &[Share] = if threads <= 4 {
+        few = Default::default();
+        &few[..threads.max(1)]
+    } else {
+        many = Default::default();
+        &many[..threads.min(many.len())]
+    };
+    let shares = Shares { tasks, shares };
     executor.run(threads, &|thread| while shares.run_one(thread, &task) {});
     match shares.finished() {
         all if all == tasks => Ok(()),
@@ -214,7 +215,8 @@ mod tests {
     #[test]
     fn a_thread_runs_its_share_and_then_those_of_the_others() {
         for (thread, order) in [(0, [0, 1, 2, 3, 4, 5, 6]), (1, [2, 3, 4, 5, 6, 0, 1]), (5, [4, 5, 6, 0, 1, 2, 3])] {
-            let (shares, ran) = (Shares::new(7, 3), RefCell::new(Vec::new()));
+            let three: [Share; 3] = Default::default();
+            let (shares, ran) = (Shares { tasks: 7, shares: &three }, RefCell::new(Vec::new()));
             while shares.run_one(thread, |i| ran.borrow_mut().push(i)) {}
             assert_eq!((ran.into_inner().as_slice(), shares.finished()), (&order[..], 7));
         }
