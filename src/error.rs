@@ -152,7 +152,8 @@ pub enum Error {
         /// The text.
         value: String,
     },
-    /// An executor came back before every task had run: it has called nothing, or has kept a panic to itself. Each value of the output is as it was, or as it should be.
+    /// An executor came back before every task had run: it has called nothing, or has kept a panic to itself. Each value of the
+    /// output is as it was, or as it should be.
     #[error("executor: expected {expected} tasks to be run, {actual} were")]
     Executor {
         /// Tasks that the run was split into.

@@ -270,8 +270,8 @@ fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
 
 /// [`Lanes::transpose_step`] on vectors of one or more 128 bits: in each of them four pixels meet, `4 q` to `4 q + 3`. `join`
 /// gives the quads of pixels `j`, `4 + j`, `8 + j` and so on, `halves` the lower halves of two quads and the upper ones, and
-/// `alternate` the values of even and of odd place. On Intel's cores, of 256 bits, that takes one of two pipes, where to
-/// interleave values takes one of one.
+/// `alternate` the values of even and of odd place. Two pipes of Intel's cores do the latter with 256 bits; to interleave values
+/// and then pairs of them would do as well, but there is one pipe for it.
 #[inline(always)]
 #[allow(dead_code, reason = "scalar code has nothing to shuffle")]
 fn transpose_step<V: Copy>(
