@@ -355,7 +355,7 @@ pub(crate) fn part(total: usize, parts: usize, i: usize) -> Range<usize> {
 }
 
 /// Which of these parts `x` lies in.
-pub(crate) fn part_of(total: usize, parts: usize, x: usize) -> usize {
+fn part_of(total: usize, parts: usize, x: usize) -> usize {
     (((x as u128 + 1) * parts as u128 - 1) / total as u128) as usize
 }
 
