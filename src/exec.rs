@@ -85,11 +85,16 @@ struct Shares<'a> {
 }
 
 /// Far enough from the next one not to be on its cache line, nor on the one that is fetched along with it.
-#[derive(Default)]
 #[repr(align(128))]
 struct Share {
     taken: AtomicUsize,
     finished: AtomicUsize,
+}
+
+impl Share {
+    const fn new() -> Self {
+        Self { taken: AtomicUsize::new(0), finished: AtomicUsize::new(0) }
+    }
 }
 
 impl Shares<'_> {
@@ -124,10 +129,10 @@ pub(crate) fn run_each_once(
     // On the stack, and not more than it takes: lines that another core wrote have to come back first.
     let (few, many): ([Share; 4], [Share; 16]);
     let shares: &[Share] = if threads <= 4 {
-        few = Default::default();
+        few = [const { Share::new() }; 4];
         &few[..threads.max(1)]
     } else {
-        many = Default::default();
+        many = [const { Share::new() }; 16];
         &many[..threads.min(many.len())]
     };
     let shares = Shares { tasks, shares };
@@ -215,7 +220,7 @@ mod tests {
     #[test]
     fn a_thread_runs_its_share_and_then_those_of_the_others() {
         for (thread, order) in [(0, [0, 1, 2, 3, 4, 5, 6]), (1, [2, 3, 4, 5, 6, 0, 1]), (5, [4, 5, 6, 0, 1, 2, 3])] {
-            let three: [Share; 3] = Default::default();
+            let three = [const { Share::new() }; 3];
             let (shares, ran) = (Shares { tasks: 7, shares: &three }, RefCell::new(Vec::new()));
             while shares.run_one(thread, |i| ran.borrow_mut().push(i)) {}
             assert_eq!((ran.into_inner().as_slice(), shares.finished()), (&order[..], 7));
