@@ -40,7 +40,7 @@ pub(crate) const fn most_groups<L: Lanes>(f: usize) -> usize {
 /// Whether the columns of all groups, and what a transposition needs, fit in the registers as well, so that they share each
 /// weight's load. If not, four columns of the one are followed by four of the next.
 const fn shares_weights<L: Lanes>(f: usize, groups: usize) -> bool {
-    groups == 1 || groups * (f + 5) < L::REGISTERS
+    groups * (f + 5) < L::REGISTERS
 }
 
 /// Whether the loads and shuffles for the next four k's are spread between the multiply-adds of these. In a row, shuffles hold
@@ -58,16 +58,16 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
 
         #[inline(always)]
         fn call(self) {
-            let Self(simd, strip) = self;
-            // A copy of its own: no store of an output can change it, so that it stays in registers.
-            let strip = &{ *strip };
+            let Self(simd, original) = self;
+            // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
+            let strip = *original;
             let mut start = strip.start(0);
             macro_rules! down {
                 ($groups:literal) => {
                     if const { most_groups::<L>(F) >= $groups } {
                         while strip.pixels() - start.pixel >= $groups * L::LANES {
                             // SAFETY: as many groups are inside, and F was asserted.
-                            unsafe { groups::<L, F, $groups>(simd, strip, start, L::LANES) };
+                            unsafe { groups::<L, F, $groups>(simd, &strip, original, start, L::LANES) };
                             start = strip.behind(start, $groups * L::LANES);
                         }
                     }
@@ -79,10 +79,10 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
                 let rest = strip.pixels() - start.pixel;
                 if rest < L::LANES {
                     // SAFETY: as many pixels are inside, and F was asserted.
-                    unsafe { groups::<L, F, 1>(simd, strip, start, rest) };
+                    unsafe { groups::<L, F, 1>(simd, &strip, original, start, rest) };
                 } else {
                     // SAFETY: as above.
-                    unsafe { groups::<L, F, 1>(simd, strip, start, L::LANES) };
+                    unsafe { groups::<L, F, 1>(simd, &strip, original, start, L::LANES) };
                 }
                 start = strip.behind(start, L::LANES);
             }
@@ -93,12 +93,18 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
 }
 
 /// `G` groups of `count` pixels each, 1 to LANES, from the start on. Lanes beyond repeat a group's last pixel and are not
-/// stored.
+/// stored. `strip` is a copy of `original`.
 ///
 /// # Safety
 /// The strip has these pixels, and F output channels.
 #[inline(always)]
-unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Strip<'_>, start: Start, count: usize) {
+unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
+    simd: L,
+    strip: &Strip<'_>,
+    original: &Strip<'_>,
+    start: Start,
+    count: usize,
+) {
     debug_assert!((1..=L::LANES).contains(&count) && start.pixel + (G - 1) * L::LANES + count <= strip.pixels());
     debug_assert_eq!(strip.out_channels(), F);
     let k = strip.in_channels();
@@ -225,7 +231,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(simd: L, strip: &Stri
         // A copy, so that the accumulators need not live in memory.
         let copy = acc;
         // SAFETY: this function's contract.
-        return unsafe { finish_columns(simd, strip, (start.pixel, count), copy.as_flattened(), F) };
+        return unsafe { finish_columns(simd, original, (start.pixel, count), copy.as_flattened(), F) };
     }
     match epilogue.activation {
         Activation::Relu => for_each::<G, F>(
