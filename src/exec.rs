@@ -73,6 +73,9 @@ impl Executor for Serial {
     }
 }
 
+/// The most shares, which have their place on the stack.
+const MOST_SHARES: usize = 16;
+
 /// Tasks that are handed out once each: to every thread a share of neighbours, always the same, and when that is done, those
 /// of the others.
 ///
@@ -126,16 +129,8 @@ pub(crate) fn run_each_once(
     tasks: usize,
     task: impl Fn(usize) + Sync,
 ) -> Result<(), Error> {
-    // On the stack, and not more than it takes: lines that another core wrote have to come back first.
-    let (few, many): ([Share; 4], [Share; 16]);
-    let shares: &[Share] = if threads <= 4 {
-        few = [const { Share::new() }; 4];
-        &few[..threads.max(1)]
-    } else {
-        many = [const { Share::new() }; 16];
-        &many[..threads.min(many.len())]
-    };
-    let shares = Shares { tasks, shares };
+    let shares = [const { Share::new() }; MOST_SHARES];
+    let shares = Shares { tasks, shares: &shares[..threads.clamp(1, MOST_SHARES)] };
     executor.run(threads, &|thread| while shares.run_one(thread, &task) {});
     match shares.finished() {
         all if all == tasks => Ok(()),
@@ -192,7 +187,7 @@ pub use pools::RayonGlobal;
 mod tests {
     use super::*;
     use alloc::vec::Vec;
-    use core::cell::RefCell;
+    use core::{cell::RefCell, panic::AssertUnwindSafe};
 
     /// Calls each of `calls`, on one thread.
     struct Calls(&'static [usize]);
@@ -237,5 +232,24 @@ mod tests {
     fn no_call_is_an_error() {
         let done = run_each_once(&Calls(&[]), 2, 3, |_| {});
         assert_eq!(done, Err(Error::Executor { expected: 3, actual: 0 }));
+    }
+
+    /// Keeps panics to itself.
+    struct Quiet;
+    impl Executor for Quiet {
+        fn threads(&self) -> usize {
+            2
+        }
+        fn run(&self, threads: usize, work: &(dyn Fn(usize) + Sync)) {
+            for i in 0..threads {
+                let _ = std::panic::catch_unwind(AssertUnwindSafe(|| work(i)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_that_panicked_is_not_finished() {
+        let done = run_each_once(&Quiet, 2, 3, |i| assert_ne!(i, 1));
+        assert_eq!(done, Err(Error::Executor { expected: 3, actual: 2 }));
     }
 }

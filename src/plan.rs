@@ -63,8 +63,8 @@ const ANY: usize = 31;
 /// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
 /// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
 /// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
-/// channel take a sixth less with AVX-512, a twentieth with AVX2. Interleaved pixels pay from K = 32 on;
-/// below, tiles of 7 pixels without are up to a third faster, which 11 accumulators lead to.
+/// channel take a sixth less with AVX-512, a twentieth with AVX2. Interleaved pixels pay from K = 32 on; below, tiles of 7
+/// pixels without are up to a third faster, which 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,

@@ -192,8 +192,8 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
         return Ok(());
     }
     // Each thread has an environment of its own.
-    let (threads, tasks) = (schedule.threads.min(schedule.tasks()), schedule.tasks());
-    crate::exec::run_each_once(executor, threads, tasks, |i| in_default(|| task(i)))
+    let tasks = schedule.tasks();
+    crate::exec::run_each_once(executor, schedule.threads.min(tasks), tasks, |i| in_default(|| task(i)))
 }
 
 impl Job<'_> {
