@@ -67,7 +67,9 @@ struct Shared {
 /// work alone.
 ///
 /// `fork` does not take the threads along: in the child a pool that was made before works with the calling thread alone. Make
-/// it anew there. A task must not fork and go on in the child: it would wait for the others.
+/// it anew there, unless the parent forked while another of its threads was starting or ending: the standard library's lock for
+/// that stays locked in the child, which can start no thread then. A task must not fork and go on in the child: it would wait
+/// for the others.
 ///
 /// # Example
 /// ```

@@ -7,11 +7,13 @@ use common::{Case, Eager};
 use pointwise::{Executor, Isa, Pool, Serial};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Barrier,
     thread,
     time::Duration,
 };
 
-/// The only test of this file: the threads of another one may be in the middle of something that an emulator locks.
+/// The only test of this file: a thread that starts or ends holds a lock of the standard library, and where another one forks
+/// then, nobody opens it in the child, whose own threads need it.
 #[test]
 fn a_forked_process() {
     let case = Case { input: [1, 7, 9, 32], out_channels: 72, ..Case::default() };
@@ -21,6 +23,10 @@ fn a_forked_process() {
         case.with_views(&tensors, |x, _, y| conv.run_with(&Eager(executor), x, y)) == expected
     };
     let pool = Pool::new(3).unwrap();
+    let all_started = Barrier::new(3);
+    pool.run(3, &|_| {
+        all_started.wait();
+    });
     for pause in [0, 0, 0, 0, 5] {
         assert!(right(&pool));
         // The threads are awake, or asleep.
