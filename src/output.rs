@@ -70,11 +70,12 @@ impl<'a> OutputValues<'a> {
     }
 }
 
-/// Output pixels at a constant distance: pixel `p` starts at value `p * stride`.
+/// Lines of output pixels at constant distances: pixel `p` of line `l` starts at value `l * line_stride + p * stride`.
 #[derive(Clone, Copy)]
 pub(crate) struct OutputPixels<'a> {
     pub values: OutputValues<'a>,
     pub stride: usize,
+    pub line_stride: usize,
 }
 
 impl OutputPixels<'_> {

@@ -6,7 +6,7 @@ use crate::{
     epilogue::Epilogue,
     isa::with_lanes,
     kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
-    output::OutputPixels,
+    output::{OutputPixels, OutputValues},
     plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
 };
@@ -112,8 +112,7 @@ fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head
     let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(heads[i.min(last)].conv, &lines[i]));
     let jobs: [Job<'_>; HEADS_OF_A_PASS] = array::from_fn(|i| {
         let Head { conv, residual, y } = &heads[i.min(last)];
-        let (residual, y) = (residual.map(|residual| residual.data()), y.pixels(lines[i].line.y));
-        Job { conv, cut: &cuts[i], lines: &lines[i], residual, y }
+        Job { conv, cut: &cuts[i], lines: &lines[i], residual: residual.map(|view| view.data()), y: y.values() }
     });
     // Heads that do not go through the pixels in the same steps cannot share a pass.
     let steps = |job: &Job<'_>| (job.conv.stride, job.lines.count(), job.lines.line.size);
@@ -136,8 +135,8 @@ pub(crate) fn run_one(
     let mut lines = Lines::default();
     lines.set(conv.stride, x, y, residual.as_ref().copied());
     let cut = cut(conv, &lines);
-    let (residual, y) = (residual.map(Nhwc::data), y.pixels(lines.line.y));
-    run_jobs(executor, x.data(), &[Job { conv, cut: &cut, lines: &lines, residual, y }])
+    let job = Job { conv, cut: &cut, lines: &lines, residual: residual.map(Nhwc::data), y: y.values() };
+    run_jobs(executor, x.data(), &[job])
 }
 
 fn check(conv: &PointwiseConv, x: &Nhwc<'_>, residual: Option<&Nhwc<'_>>, y: &NhwcMut<'_>) -> Result<(), Error> {
@@ -166,7 +165,7 @@ struct Job<'a> {
     cut: &'a Cut,
     lines: &'a Lines,
     residual: Residual<&'a [f32]>,
-    y: OutputPixels<'a>,
+    y: OutputValues<'a>,
 }
 
 /// Jobs whose lines are as many and as long.
@@ -220,25 +219,28 @@ impl Job<'_> {
             };
             let mut next_panels: &[Row] =
                 if cut.far_panels && i + 1 < chunks.end { self.panels(&cut.chunk(i + 1)) } else { &[] };
-            for line in block.lines.clone() {
-                let [x_start, y_start, residual_start] = lines.start(line);
-                let pixels = |data, start: usize, stride, channel| {
-                    Pixels { data, stride }.from(start + block.pixels.start * stride + channel)
+            for (first_line, count) in lines.pieces(block.lines.clone()) {
+                let [x_start, y_start, residual_start] = lines.start(first_line);
+                let (line, [_, next]) = (lines.line, lines.outer);
+                let pixels = |data, start: usize, stride, line_stride, channel| {
+                    Pixels { data, stride, line_stride }.from(start + block.pixels.start * stride + channel)
                 };
-                let x = pixels(x, x_start, lines.line.x, k_start);
-                let y = y.from(y_start + block.pixels.start * lines.line.y + f_start);
-                let residual = residual.map(|data| pixels(data, residual_start, lines.line.residual, f_start));
+                let x = pixels(x, x_start, line.x, next.x, k_start);
+                let y = OutputPixels { values: *y, stride: line.y, line_stride: next.y };
+                let y = y.from(y_start + block.pixels.start * line.y + f_start);
+                let residual = residual.map(|data| pixels(data, residual_start, line.residual, next.residual, f_start));
                 // SAFETY: the view has refused pixels that overlap, and tasks, chunks and lines are apart from each other: each
                 // value of the output is in one strip of one task, and a task runs once.
                 let strip = unsafe {
                     let (input, output) = ((x, conv.in_channels), (y, out_channels));
-                    Strip::new(input, output, residual, panels, block.pixels.len(), epilogue)
+                    Strip::new(input, output, residual, panels, (count, block.pixels.len()), epilogue)
                 };
                 let strip = strip
                     .prefetching(next_panels)
                     .prefetching_input(cut.prefetch_input && first && channels.start == 0)
                     .prefetching_output(cut.prefetch_output);
-                next_panels = next_panels.get(block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
+                next_panels =
+                    next_panels.get(count * block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
                 match kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile | Kernel::HalfTile => {

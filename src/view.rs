@@ -4,10 +4,8 @@
 //! `n * batch_stride + h * row_stride + w * pixel_stride + c`: the channels of a pixel are contiguous, all else is free.
 //! A dense tensor, a crop of it, some of its channels, rows with padding behind them are all views.
 
-use crate::{
-    Error,
-    output::{OutputPixels, OutputValues},
-};
+use crate::{Error, output::OutputValues};
+use core::{iter, ops::Range};
 
 /// `[batch, height, width, channels]`.
 pub type Shape = [usize; 4];
@@ -287,8 +285,8 @@ impl<'a> NhwcMut<'a> {
         NhwcMut { ..*self }
     }
 
-    pub(crate) fn pixels(&self, stride: usize) -> OutputPixels<'a> {
-        OutputPixels { values: self.values, stride }
+    pub(crate) fn values(&self) -> OutputValues<'a> {
+        self.values
     }
 }
 
@@ -407,6 +405,19 @@ impl Lines {
         let (o, i) = if inner.size == 1 { (i, 0) } else { (i / inner.size, i % inner.size) };
         [o * outer.x + i * inner.x, o * outer.y + i * inner.y, o * outer.residual + i * inner.residual]
     }
+
+    /// These lines, cut where the inner axis ends, so that those of a piece are equally far from each other: the first line of
+    /// each piece, and how many it has.
+    pub fn pieces(&self, mut lines: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+        let size = self.outer[1].size;
+        iter::from_fn(move || {
+            let (first, count) = (lines.start, lines.len());
+            // A small run would feel the division.
+            let count = if count > 1 { count.min(size - first % size) } else { count };
+            lines.start += count;
+            (count > 0).then_some((first, count))
+        })
+    }
 }
 
 #[cfg(test)]
@@ -431,6 +442,9 @@ mod tests {
         let lines = Lines::new((2, 2), &x, &y, None);
         assert_eq!((lines.count(), lines.line), (4, Axis { size: 2, x: 10, y: 5, residual: 0 }));
         assert_eq!(lines.start(3), [100, 30, 0]);
+        // Rows of one image, then those of the next.
+        assert!(lines.pieces(0..4).eq([(0, 2), (2, 2)]) && lines.pieces(1..4).eq([(1, 1), (2, 2)]));
+        assert!(lines.pieces(2..2).eq([]));
         // Rows with padding: images follow on from each other, rows do not.
         let y = NhwcMut::with_strides(&mut out, [2, 2, 2, 5], [30, 15, 5]).unwrap();
         let x = Nhwc::new(&data[..40], [2, 2, 2, 5]).unwrap();

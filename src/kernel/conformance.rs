@@ -269,8 +269,8 @@ pub(super) fn activations<L: Lanes>(simd: L) {
     }
 }
 
-/// Runs `kernel` on a strip of `pixels` pixels, and compares with plain loops, and what it must not touch with itself. What
-/// follows the sum is the `variant`-th of all there is.
+/// Runs `kernel` on a strip of two lines of `pixels` pixels, and compares with plain loops, and what it must not touch with
+/// itself. What follows the sum is the `variant`-th of all there is.
 fn check_strip<L: Lanes>(
     pixels: usize,
     k: usize,
@@ -288,8 +288,10 @@ fn check_strip<L: Lanes>(
 
     let value = |seed: usize, i: usize| ((i * 37 + seed * 101) % 23) as f32 * 0.17 - 1.9;
     let (x_stride, y_stride, residual_stride) = (k + 3, channels + 2, channels + 1);
-    let x: Vec<f32> = (0..pixels * x_stride).map(|i| value(1, i)).collect();
-    let residual: Vec<f32> = (0..pixels * residual_stride).map(|i| value(2, i)).collect();
+    // Behind each line are two pixels that are not the strip's, one in the residual.
+    let (line, residual_line) = (pixels + 2, pixels + 1);
+    let x: Vec<f32> = (0..2 * line * x_stride).map(|i| value(1, i)).collect();
+    let residual: Vec<f32> = (0..2 * residual_line * residual_stride).map(|i| value(2, i)).collect();
     let panels: Vec<Row> = (0..channels.div_ceil(PANEL) * (k + 1)).map(|r| row(|l| value(3, r * PANEL + l))).collect();
     let given: Vec<Channels> = (0..channels.div_ceil(PANEL))
         .map(|p| Channels {
@@ -299,26 +301,31 @@ fn check_strip<L: Lanes>(
         })
         .collect();
     const CANARY: f32 = -777.0;
-    let mut y = std::vec![CANARY; pixels * y_stride];
+    let mut y = std::vec![CANARY; 2 * line * y_stride];
+    let of_pixel = |p: usize| &residual[(p / line * residual_line + p % line) * residual_stride..][..channels];
+    let inside = |p: usize| p % line < pixels;
     if in_place {
-        for (p, pixel) in y.chunks_exact_mut(y_stride).enumerate() {
-            pixel[..channels].copy_from_slice(&residual[p * residual_stride..][..channels]);
+        for (p, pixel) in y.chunks_exact_mut(y_stride).enumerate().filter(|(p, _)| inside(*p)) {
+            pixel[..channels].copy_from_slice(of_pixel(p));
         }
     }
-    let output = OutputPixels { values: OutputValues::new(&mut y), stride: y_stride };
+    let output = OutputPixels { values: OutputValues::new(&mut y), stride: y_stride, line_stride: line * y_stride };
     let residual_pixels = match (with_residual, in_place) {
         (false, _) => Residual::None,
-        (true, false) => Residual::Of(Pixels { data: &residual, stride: residual_stride }),
+        (true, false) => {
+            let line_stride = residual_line * residual_stride;
+            Residual::Of(Pixels { data: &residual, stride: residual_stride, line_stride })
+        }
         (true, true) => Residual::Output,
     };
     let per_channel: &[Channels] = if scaled || activation == Activation::Prelu { &given } else { &[] };
     let epilogue = Epilogue { activation, residual: order, scaled, channels: per_channel };
-    let input = (Pixels { data: &x, stride: x_stride }, k);
+    let input = (Pixels { data: &x, stride: x_stride, line_stride: line * x_stride }, k);
     // SAFETY: the buffer is this function's, and one strip's.
-    kernel(&unsafe { Strip::new(input, (output, channels), residual_pixels, &panels, pixels, epilogue) });
+    kernel(&unsafe { Strip::new(input, (output, channels), residual_pixels, &panels, (2, pixels), epilogue) });
     for (p, y) in y.chunks_exact(y_stride).enumerate() {
         for (f, got) in y.iter().enumerate() {
-            let expected = if f < channels {
+            let expected = if f < channels && inside(p) {
                 let panel = &panels[f / PANEL * (k + 1)..][..k + 1];
                 let weight = |r: usize| panel[r].0[f % PANEL];
                 let mut sum = weight(0);
@@ -329,7 +336,7 @@ fn check_strip<L: Lanes>(
                 let value = Value {
                     sum,
                     scale_shift: scaled.then(|| [given.scale.0[f % PANEL], given.shift.0[f % PANEL]]),
-                    residual: (with_residual.then(|| residual[p * residual_stride + f]), order),
+                    residual: (with_residual.then(|| of_pixel(p)[f]), order),
                     slope: given.slope.0[f % PANEL],
                 };
                 epilogue::with_activation(Scalar, activation, value)
@@ -380,16 +387,18 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
         for (mr, kernel) in (1..).zip(kernels) {
             let refused = |pixels: usize, channels: usize, tiles: usize, expected: &str| {
                 let mut y = std::vec![0.0; pixels * channels];
-                let (input, panels) = ((Pixels { data: &[], stride: 0 }, 0), std::vec![row(|_| 0.0); last_panel + 1]);
-                let output = OutputPixels { values: OutputValues::new(&mut y), stride: channels };
+                let input = (Pixels { data: &[], stride: 0, line_stride: 0 }, 0);
+                let panels = std::vec![row(|_| 0.0); last_panel + 1];
+                let output = OutputPixels { values: OutputValues::new(&mut y), stride: channels, line_stride: 0 };
                 let (activation, residual) = (Activation::Identity, ResidualOrder::BeforeActivation);
                 let epilogue = Epilogue { activation, residual, scaled: false, channels: &[] };
                 // SAFETY: the buffer is this function's, and one strip's.
-                let strip = unsafe { Strip::new(input, (output, channels), Residual::None, &panels, pixels, epilogue) };
+                let strip =
+                    unsafe { Strip::new(input, (output, channels), Residual::None, &panels, (1, pixels), epilogue) };
                 let panic = catch_unwind(AssertUnwindSafe(|| (kernel.run)(simd, &strip, tiles))).unwrap_err();
                 assert_eq!(panic.downcast_ref::<&str>(), Some(&expected), "tile of {mr} pixels x {nv} vectors");
             };
-            refused(2 * mr - 1, nv * L::LANES, 2, "tiles lie inside the strip");
+            refused(2 * mr - 1, nv * L::LANES, 2, "tiles lie inside a line");
             if last_panel > 0 {
                 refused(mr, last_panel * PANEL, 1, "every panel has an output channel");
             }

@@ -61,30 +61,34 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
             let Self(simd, original) = self;
             // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *original;
-            let mut start = strip.start(0);
-            macro_rules! down {
-                ($groups:literal) => {
-                    if const { most_groups::<L>(F) >= $groups } {
-                        while strip.pixels() - start.pixel >= $groups * L::LANES {
-                            // SAFETY: as many groups are inside, and F was asserted.
-                            unsafe { groups::<L, F, $groups>(simd, &strip, original, start, L::LANES) };
-                            start = strip.behind(start, $groups * L::LANES);
+            let mut line = strip.start();
+            for _ in 0..strip.lines() {
+                let mut start = line;
+                macro_rules! down {
+                    ($groups:literal) => {
+                        if const { most_groups::<L>(F) >= $groups } {
+                            while strip.pixels() - start.pixel >= $groups * L::LANES {
+                                // SAFETY: as many groups are inside, and F was asserted.
+                                unsafe { groups::<L, F, $groups>(simd, &strip, original, start, L::LANES) };
+                                start = strip.behind(start, $groups * L::LANES);
+                            }
                         }
-                    }
-                };
-            }
-            down!(4);
-            down!(2);
-            while start.pixel < strip.pixels() {
-                let rest = strip.pixels() - start.pixel;
-                if rest < L::LANES {
-                    // SAFETY: as many pixels are inside, and F was asserted.
-                    unsafe { groups::<L, F, 1>(simd, &strip, original, start, rest) };
-                } else {
-                    // SAFETY: as above.
-                    unsafe { groups::<L, F, 1>(simd, &strip, original, start, L::LANES) };
+                    };
                 }
-                start = strip.behind(start, L::LANES);
+                down!(4);
+                down!(2);
+                while start.pixel < strip.pixels() {
+                    let rest = strip.pixels() - start.pixel;
+                    if rest < L::LANES {
+                        // SAFETY: as many pixels are inside, and F was asserted.
+                        unsafe { groups::<L, F, 1>(simd, &strip, original, start, rest) };
+                    } else {
+                        // SAFETY: as above.
+                        unsafe { groups::<L, F, 1>(simd, &strip, original, start, L::LANES) };
+                    }
+                    start = strip.behind(start, L::LANES);
+                }
+                line = strip.next_line(line);
             }
         }
     }
@@ -231,7 +235,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         // A copy, so that the accumulators need not live in memory.
         let copy = acc;
         // SAFETY: this function's contract.
-        return unsafe { finish_columns(simd, original, (start.pixel, count), copy.as_flattened(), F) };
+        return unsafe { finish_columns(simd, original, (start, count), copy.as_flattened(), F) };
     }
     match epilogue.activation {
         Activation::Relu => for_each::<G, F>(
@@ -249,7 +253,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         |g| {
             if F == 1 && strip.is_contiguous() {
                 // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(start.pixel + g * L::LANES, count) });
+                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(start, g * L::LANES, count) });
                 return;
             }
             let mut columns = [Row([0.0; PANEL]); F];
@@ -295,7 +299,7 @@ unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, start: Start, pixe
 unsafe fn finish_columns<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    (pixel, count): (usize, usize),
+    (start, count): (Start, usize),
     sums: &[L::Vector],
     f: usize,
 ) {
@@ -303,7 +307,7 @@ unsafe fn finish_columns<L: Lanes>(
     struct Columns<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
-        pixel: usize,
+        start: Start,
         count: usize,
         sums: &'a [L::Vector],
         f: usize,
@@ -321,9 +325,9 @@ unsafe fn finish_columns<L: Lanes>(
 
         #[inline(always)]
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
-            let Self { simd, strip, pixel, count, sums, f } = self;
+            let Self { simd, strip, mut start, count, sums, f } = self;
             let epilogue = strip.epilogue();
-            for (pixel, sums) in (pixel..).step_by(L::LANES).zip(sums.chunks_exact(f)) {
+            for sums in sums.chunks_exact(f) {
                 let mut columns = [Row([0.0; PANEL]); PANEL];
                 for (channel, sum) in sums.iter().enumerate() {
                     let (scale_shift, slope) = epilogue.of_channels(
@@ -337,7 +341,7 @@ unsafe fn finish_columns<L: Lanes>(
                             simd,
                             #[inline(always)]
                             // SAFETY: inside the strip, by the caller's contract, and it has a residual.
-                            |l| unsafe { strip.residual(pixel + l.min(count - 1), f) }[channel],
+                            |l| unsafe { strip.residual(start, l.min(count - 1), f) }[channel],
                         )
                     });
                     let y = epilogue::finish(
@@ -352,15 +356,16 @@ unsafe fn finish_columns<L: Lanes>(
                 }
                 if strip.is_contiguous() {
                     // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                    simd.store_first(simd.load(&columns[0], 0), unsafe { strip.contiguous_output(pixel, count) });
+                    simd.store_first(simd.load(&columns[0], 0), unsafe { strip.contiguous_output(start, 0, count) });
                 } else {
                     // SAFETY: the caller's contract; residuals of these pixels were read.
-                    unsafe { store_columns(simd, strip, strip.start(pixel), 0..count, &columns[..f]) };
+                    unsafe { store_columns(simd, strip, start, 0..count, &columns[..f]) };
                 }
+                start = strip.behind(start, L::LANES);
             }
         }
     }
-    simd.vectorize(Columns { simd, strip, pixel, count, sums, f });
+    simd.vectorize(Columns { simd, strip, start, count, sums, f });
 }
 
 /// Four columns of each group, transposed one group after the other; `quad` gives those of a lane from the place of the first.

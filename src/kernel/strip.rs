@@ -1,14 +1,17 @@
 //! A strip: what a kernel works on. Its bounds are checked when it is made, so that kernels need not check each pixel
-//! (checks cost a tile of K = 16 a third of its time).
+//! (checks cost a tile of K = 16 a third of its time). It is several lines of pixels, because a call costs as much as a small
+//! tile.
 
 use super::{Channels, PANEL, Row, unrolled};
 use crate::{epilogue::Epilogue, output::OutputPixels};
+use core::slice;
 
-/// Pixels at a constant distance: pixel `p` starts at `data[p * stride]`.
+/// Lines of pixels at constant distances: pixel `p` of line `l` starts at `data[l * line_stride + p * stride]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pixels<'a> {
     pub data: &'a [f32],
     pub stride: usize,
+    pub line_stride: usize,
 }
 
 impl<'a> Pixels<'a> {
@@ -18,18 +21,20 @@ impl<'a> Pixels<'a> {
     }
 
     /// # Safety
-    /// `data` holds `len` values from `p * stride` on.
+    /// `data` holds `len` values from `offset` on.
     #[inline(always)]
-    unsafe fn get(&self, p: usize, len: usize) -> &'a [f32] {
-        debug_assert!(holds(self.data.len(), self.stride, p + 1, len));
-        // SAFETY: the values are there, by this function's contract; so the product, which is an index of one, does not overflow.
-        unsafe { self.data.get_unchecked(p * self.stride..).get_unchecked(..len) }
+    unsafe fn get(&self, offset: usize, len: usize) -> &'a [f32] {
+        debug_assert!(offset + len <= self.data.len());
+        // SAFETY: the values are there, by this function's contract.
+        unsafe { self.data.get_unchecked(offset..).get_unchecked(..len) }
     }
 }
 
-/// Whether `len` values hold `pixels` pixels, 1 or more, of `channels` values each.
-fn holds(len: usize, stride: usize, pixels: usize, channels: usize) -> bool {
-    (pixels - 1).checked_mul(stride).and_then(|last| last.checked_add(channels)).is_some_and(|end| end <= len)
+/// Whether `len` values hold so many lines of so many pixels, 1 or more of both, of `channels` values each.
+fn holds(len: usize, (line_stride, lines): (usize, usize), (stride, pixels): (usize, usize), channels: usize) -> bool {
+    let last_line = (lines - 1).checked_mul(line_stride);
+    let last_pixel = (pixels - 1).checked_mul(stride).and_then(|last| last.checked_add(channels));
+    last_line.zip(last_pixel).and_then(|(line, end)| line.checked_add(end)).is_some_and(|end| end <= len)
 }
 
 /// What is added to the sum.
@@ -107,9 +112,12 @@ impl Steps {
     }
 }
 
-/// Where a tile begins: products of its first pixel, which [`Strip::behind`] gets from those of the tile before by additions.
+/// Where a tile begins. What would be products of its line and its first pixel are sums: [`Strip::behind`] and
+/// [`Strip::next_line`] add to those of the tile before.
 #[derive(Clone, Copy)]
 pub(super) struct Start {
+    line: usize,
+    /// Of the line.
     pub pixel: usize,
     /// Where its pixels begin.
     pub input: *const f32,
@@ -119,7 +127,7 @@ pub(super) struct Start {
     values: usize,
 }
 
-/// A line of pixels, the panels of some output channels, and what follows the sum.
+/// Lines of pixels, the panels of some output channels, and what follows the sum.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
     x: Pixels<'a>,
@@ -128,6 +136,8 @@ pub(crate) struct Strip<'a> {
     panels: &'a [Row],
     in_channels: usize,
     out_channels: usize,
+    lines: usize,
+    /// Of each line.
     pixels: usize,
     epilogue: Epilogue<'a>,
     next_panels: &'a [Row],
@@ -136,7 +146,8 @@ pub(crate) struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// `pixels` pixels, 1 or more: `in_channels` values of each of `x`, to `out_channels` values, 1 or more, of each of `y`.
+    /// `lines` lines of `pixels` pixels, 1 or more of both: `in_channels` values of each of `x`, to `out_channels` values, 1 or
+    /// more, of each of `y`.
     /// The panels have `in_channels + 1` rows each. What the epilogue has for each channel, it has for these panels.
     ///
     /// # Safety
@@ -146,14 +157,16 @@ impl<'a> Strip<'a> {
         (y, out_channels): (OutputPixels<'a>, usize),
         residual: Residual<Pixels<'a>>,
         panels: &'a [Row],
-        pixels: usize,
+        (lines, pixels): (usize, usize),
         epilogue: Epilogue<'a>,
     ) -> Self {
-        let inside = pixels > 0
+        let holds = |len, stride, line_stride, channels| holds(len, (line_stride, lines), (stride, pixels), channels);
+        let inside = lines > 0
+            && pixels > 0
             && out_channels > 0
-            && holds(x.data.len(), x.stride, pixels, in_channels)
-            && holds(y.len(), y.stride, pixels, out_channels)
-            && residual.as_ref().is_none_or(|from| holds(from.data.len(), from.stride, pixels, out_channels))
+            && holds(x.data.len(), x.stride, x.line_stride, in_channels)
+            && holds(y.len(), y.stride, y.line_stride, out_channels)
+            && residual.as_ref().is_none_or(|r| holds(r.data.len(), r.stride, r.line_stride, out_channels))
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
@@ -165,6 +178,7 @@ impl<'a> Strip<'a> {
             panels,
             in_channels,
             out_channels,
+            lines,
             pixels,
             epilogue,
             next_panels,
@@ -196,9 +210,9 @@ impl<'a> Strip<'a> {
         self.prefetch_input
     }
 
-    /// The strip without its first `pixels` pixels, fewer than there are.
+    /// The strip without the first `pixels` pixels of each line, fewer than there are.
     pub fn skip(self, pixels: usize) -> Self {
-        assert!(pixels < self.pixels, "a strip has a pixel");
+        assert!(pixels < self.pixels, "a line has a pixel");
         Self {
             x: self.x.from(pixels * self.x.stride),
             y: self.y.from(pixels * self.y.stride),
@@ -217,6 +231,11 @@ impl<'a> Strip<'a> {
         self.out_channels
     }
 
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Of each line.
     pub fn pixels(&self) -> usize {
         self.pixels
     }
@@ -235,7 +254,7 @@ impl<'a> Strip<'a> {
         !matches!(self.residual, Residual::None)
     }
 
-    /// Whether each pixel of the output is one value, and the next pixel the next value.
+    /// Whether each pixel of the output is one value, and the next pixel of its line the next value.
     pub fn is_contiguous(&self) -> bool {
         self.out_channels == 1 && self.y.stride == 1
     }
@@ -252,40 +271,47 @@ impl<'a> Strip<'a> {
         Panel { bias: &rows[0], fours, rest }
     }
 
-    /// The values of pixel `p`.
+    /// The values of input pixel `m` from a start on.
     ///
     /// # Safety
-    /// `p < pixels`.
+    /// `start.pixel + m < pixels`.
     #[inline(always)]
-    pub(super) unsafe fn input(&self, p: usize) -> &'a [f32] {
-        debug_assert!(p < self.pixels);
+    pub(super) unsafe fn input(&self, start: Start, m: usize) -> &'a [f32] {
+        debug_assert!(start.pixel + m < self.pixels);
         // SAFETY: this function's contract, and `new` has checked that `in_channels` values of all pixels are there.
-        unsafe { self.x.get(p, self.in_channels) }
+        unsafe { slice::from_raw_parts(self.step(start.input, m), self.in_channels) }
     }
 
-    /// The start of a tile whose first pixel is `pixel`.
+    /// The start of the first tile.
     #[inline(always)]
-    pub(super) fn start(&self, pixel: usize) -> Start {
-        let values = pixel * self.in_channels;
-        Start { pixel, input: self.place(pixel), output: pixel * self.y.stride, values }
+    pub(super) fn start(&self) -> Start {
+        Start { line: 0, pixel: 0, input: self.x.data.as_ptr(), output: 0, values: 0 }
     }
 
     /// The start of the tile behind one of `pixels` pixels.
     #[inline(always)]
     pub(super) fn behind(&self, start: Start, pixels: usize) -> Start {
         Start {
+            line: start.line,
             pixel: start.pixel + pixels,
             // Behind the last tile there may be no pixel, whatever the stride.
             input: opaque!(start.input.wrapping_add(pixels.wrapping_mul(self.x.stride))),
             output: opaque!(start.output.wrapping_add(pixels.wrapping_mul(self.y.stride))),
-            values: opaque!(start.values + pixels * self.in_channels),
+            values: opaque!(start.values.wrapping_add(pixels.wrapping_mul(self.in_channels))),
         }
     }
 
-    /// Where pixel `p` begins.
+    /// The start of the line behind the one that starts there.
     #[inline(always)]
-    pub(super) fn place(&self, p: usize) -> *const f32 {
-        self.x.data.as_ptr().wrapping_add(p * self.x.stride)
+    pub(super) fn next_line(&self, start: Start) -> Start {
+        Start {
+            line: start.line + 1,
+            pixel: start.pixel,
+            // Behind the last line, likewise.
+            input: start.input.wrapping_add(self.x.line_stride),
+            output: start.output.wrapping_add(self.y.line_stride),
+            values: start.values.wrapping_add(self.pixels.wrapping_mul(self.in_channels)),
+        }
     }
 
     /// Where output pixel `m` from a start on begins, for a hint.
@@ -317,21 +343,21 @@ impl<'a> Strip<'a> {
         if follows { self.step(start.input, rows) } else { start.input }
     }
 
-    /// The first `channels` values of the residual of a pixel.
+    /// The first `channels` values of the residual of pixel `m` from a start on.
     ///
     /// # Safety
-    /// `p < pixels`, `channels <= out_channels`, there is a residual, and no slice from [`output`](Self::output) of this pixel
-    /// is in use.
+    /// `start.pixel + m < pixels`, `channels <= out_channels`, there is a residual, and no slice from
+    /// [`output`](Self::output) of this pixel is in use.
     #[inline(always)]
-    pub(super) unsafe fn residual(&self, p: usize, channels: usize) -> &'a [f32] {
-        debug_assert!(p < self.pixels && channels <= self.out_channels);
+    pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: usize) -> &'a [f32] {
+        debug_assert!(start.pixel + m < self.pixels && channels <= self.out_channels);
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
             match self.residual {
                 Residual::None => &[],
-                Residual::Of(pixels) => pixels.get(p, channels),
-                Residual::Output => self.y.values.slice(p * self.y.stride, channels),
+                Residual::Of(r) => r.get(start.line * r.line_stride + (start.pixel + m) * r.stride, channels),
+                Residual::Output => self.y.values.slice(start.output + m * self.y.stride, channels),
             }
         }
     }
@@ -348,14 +374,14 @@ impl<'a> Strip<'a> {
         unsafe { self.y.values.slice_mut(start.output + m * self.y.stride, channels) }
     }
 
-    /// `count` output pixels from `p` on, of a contiguous strip.
+    /// `count` output pixels, from pixel `m` from a start on, of a strip whose lines are contiguous.
     ///
     /// # Safety
-    /// `p + count <= pixels`, the strip is contiguous, and no other slice of these pixels is in use.
+    /// `start.pixel + m + count <= pixels`, the lines are contiguous, and no other slice of these pixels is in use.
     #[inline(always)]
-    pub(super) unsafe fn contiguous_output(&self, p: usize, count: usize) -> &'a mut [f32] {
-        debug_assert!(p + count <= self.pixels && self.is_contiguous());
-        // SAFETY: as for `output`; a contiguous strip's pixels are neighbours of one value each.
-        unsafe { self.y.values.slice_mut(p, count) }
+    pub(super) unsafe fn contiguous_output(&self, start: Start, m: usize, count: usize) -> &'a mut [f32] {
+        debug_assert!(start.pixel + m + count <= self.pixels && self.is_contiguous());
+        // SAFETY: as for `output`; a contiguous line's pixels are neighbours of one value each.
+        unsafe { self.y.values.slice_mut(start.output + m, count) }
     }
 }

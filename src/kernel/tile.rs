@@ -59,7 +59,7 @@ impl<L: Lanes> TileKernel<L> {
     }
 }
 
-/// Runs `tiles` tiles down the strip, from its first pixel on.
+/// Runs `tiles` tiles down each line of the strip, from its first pixel on.
 fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
@@ -77,15 +77,19 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
         fn call(self) {
             // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *self.1;
-            let mut start = strip.start(0);
-            for _ in 0..self.2 {
-                // SAFETY: asserted below.
-                unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, self.1, start) };
-                start = strip.behind(start, MR);
+            let mut line = strip.start();
+            for _ in 0..strip.lines() {
+                let mut start = line;
+                for _ in 0..self.2 {
+                    // SAFETY: asserted below.
+                    unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, self.1, start) };
+                    start = strip.behind(start, MR);
+                }
+                line = strip.next_line(line);
             }
         }
     }
-    assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside the strip");
+    assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside a line");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
     assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
     simd.vectorize(Down::<L, MR, NV, QUADS, LAST>(simd, strip, tiles));
@@ -103,7 +107,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     start: Start,
 ) {
     debug_assert!(start.pixel + MR <= strip.pixels());
-    let (pixel, k) = (start.pixel, strip.in_channels());
+    let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
     debug_assert!(strip.out_channels() > (NV - 1) / per_panel * PANEL);
@@ -144,15 +148,15 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     for four in 0..k / 4 {
         if LAST == PAIRED && four % FOURS == 0 {
             // SAFETY: this function's contract.
-            unsafe { interleave(simd, strip, pixel, 4 * four, &mut pairs) };
+            unsafe { interleave(simd, strip, start, 4 * four, &mut pairs) };
         }
         let place = place_of_pairs(&pairs, four);
         // As many values of the next tile as this step works on.
         for line in (0..4 * MR).step_by(PANEL) {
             simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
         }
-        // SAFETY: the places are those of one of K / 4 quads of each pixel, the pixels up to `pixel + MR` are inside the strip, by
-        // this function's contract, and `Strip::new` has checked that K values of each are there.
+        // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this function's
+        // contract, and `Strip::new` has checked that K values of each are there.
         let quad = |m: usize| unsafe { &*steps.from(places[m % pointers], m / pointers).cast::<[f32; 4]>() };
         let mut held = [None; MR];
         unrolled::<MR>(
@@ -186,7 +190,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     }
     if LAST == PAIRED && (1..4).contains(&(k % PANEL)) {
         // SAFETY: this function's contract.
-        unsafe { interleave(simd, strip, pixel, k - k % 4, &mut pairs) };
+        unsafe { interleave(simd, strip, start, k - k % 4, &mut pairs) };
     }
     let place = place_of_pairs(&pairs, k / 4);
     for rest in 0..k % 4 {
@@ -223,19 +227,19 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // A copy, so that the accumulators need not live in memory.
         let (copy, channels) = (acc, all.min(strip.out_channels()));
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, original, start.pixel, copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, original, start, copy.as_flattened(), NV, channels) };
     }
 }
 
 /// Interleaves the values of each two pixels of a tile, of a last one with itself, for up to [`PANEL`] k's from `k` on.
 ///
 /// # Safety
-/// The strip has the pixels from `pixel` to `pixel + MR`.
+/// The strip has `MR` pixels from the start on.
 #[inline(always)]
 unsafe fn interleave<L: Lanes, const MR: usize>(
     simd: L,
     strip: &Strip<'_>,
-    pixel: usize,
+    start: Start,
     k: usize,
     pairs: &mut [[Row; 2]; MR],
 ) {
@@ -245,7 +249,7 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
         |m| {
             if m % 2 == 0 {
                 // SAFETY: this function's contract.
-                let values = |m: usize| unsafe { &strip.input(pixel + m)[k..to] };
+                let values = |m: usize| unsafe { &strip.input(start, m)[k..to] };
                 simd.store_pairs(values(m), values((m + 1).min(MR - 1)), &mut pairs[m / 2]);
             }
         },
@@ -255,7 +259,7 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
 /// What follows the sums of a full tile's `channels` output channels, a constant, and their store: each vector has some.
 ///
 /// # Safety
-/// The strip has the pixels from `pixel` to `pixel + MR`, and `channels` output channels.
+/// The strip has `MR` pixels from the start on, and `channels` output channels.
 #[inline(always)]
 unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     simd: L,
@@ -270,7 +274,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
             #[inline(always)]
             |m, v| {
                 // SAFETY: this function's contract, and there is a residual.
-                let row = unsafe { strip.residual(start.pixel + m, channels) };
+                let row = unsafe { strip.residual(start, m, channels) };
                 acc[m][v] = simd.add(simd.load_first(&row[part::<L>(v, channels)]), acc[m][v]);
             },
         );
@@ -314,21 +318,21 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
 /// memory, `nv` vectors a pixel.
 ///
 /// # Safety
-/// The strip has the pixels from `pixel` on for which there are sums, and `channels` output channels.
+/// The strip has the pixels from the start on for which there are sums, and `channels` output channels.
 #[inline(never)]
 unsafe fn finish_rows<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    pixel: usize,
+    start: Start,
     sums: &[L::Vector],
     nv: usize,
     channels: usize,
 ) {
-    debug_assert!(pixel + sums.len() / nv <= strip.pixels() && channels <= strip.out_channels());
+    debug_assert!(start.pixel + sums.len() / nv <= strip.pixels() && channels <= strip.out_channels());
     struct Rows<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
-        pixel: usize,
+        start: Start,
         sums: &'a [L::Vector],
         nv: usize,
         channels: usize,
@@ -346,9 +350,8 @@ unsafe fn finish_rows<L: Lanes>(
 
         #[inline(always)]
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
-            let Self { simd, strip, pixel, sums, nv, channels } = self;
+            let Self { simd, strip, start, sums, nv, channels } = self;
             let (epilogue, per_panel) = (strip.epilogue(), const { PANEL / L::LANES });
-            let start = strip.start(pixel);
             for v in 0..nv {
                 let part = part::<L>(v, channels);
                 if part.is_empty() {
@@ -364,7 +367,7 @@ unsafe fn finish_rows<L: Lanes>(
                     ($part:expr) => {
                         for (m, sum) in sums.iter().skip(v).step_by(nv).enumerate() {
                             // SAFETY: the caller's contract, and there is a residual.
-                            let residual = strip.has_residual().then(|| unsafe { strip.residual(pixel + m, channels) });
+                            let residual = strip.has_residual().then(|| unsafe { strip.residual(start, m, channels) });
                             let residual = residual.map(|row| simd.load_first(&row[$part]));
                             let y = epilogue::finish(
                                 simd,
@@ -388,7 +391,7 @@ unsafe fn finish_rows<L: Lanes>(
             }
         }
     }
-    simd.vectorize(Rows { simd, strip, pixel, sums, nv, channels });
+    simd.vectorize(Rows { simd, strip, start, sums, nv, channels });
 }
 
 /// Activates and stores row by row: a row's stores are under way while the next row is activated.
