@@ -58,7 +58,7 @@ const ISAS: [Isa; 6] = [
         half: |mr| if mr < 8 { "BLENDED" } else { "PAIRED" },
         ..PLAIN
     },
-    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[8, 6, 4, 3], narrow: 8, ..PLAIN },
+    Isa { target: X86, lanes: "pulp::x86::V3", name: "AVX2", max_rows: &[8, 6, 4, 3], narrow: 10, ..PLAIN },
     Isa {
         target: "target_arch = \"aarch64\"",
         lanes: "pulp::aarch64::Neon",

@@ -262,10 +262,19 @@ pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);
 #[inline(always)]
 #[allow(dead_code, reason = "AVX-512 has masks, and scalar code no partial vectors")]
 fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
-    let (fours, rest) = to.as_chunks_mut::<4>();
-    let (first, last) = values.split_at(4 * fours.len());
-    fours.iter_mut().zip(first.as_chunks().0).for_each(|(to, from)| *to = *from);
-    rest.iter_mut().zip(last).for_each(|(to, from)| *to = *from);
+    let mut at = 0;
+    macro_rules! piece {
+        ($len:literal) => {
+            if to.len() & $len > 0 {
+                to[at..at + $len].copy_from_slice(&values[at..at + $len]);
+                at += $len;
+            }
+        };
+    }
+    piece!(4);
+    piece!(2);
+    piece!(1);
+    debug_assert_eq!(at, to.len());
 }
 
 /// [`Lanes::transpose_step`] on vectors of one or more 128 bits: in each of them four pixels meet, `4 q` to `4 q + 3`. `join`

@@ -138,10 +138,15 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     if ahead && k >= 4 {
         columns = transposed(simd, &first, quad);
     }
-    // As many values of the next groups as a step works on. With nine or ten channels there is no register for it.
-    let prefetches = const { F < 9 } && strip.prefetches_input();
     let following = strip.ahead(start, G * L::LANES);
     for four in 0..k / 4 {
+        // As many values of the next groups as this step works on. Before all else: behind the products, the branch made the
+        // compiler spill vectors.
+        if strip.prefetches_input() {
+            for line in (0..4 * G * L::LANES).step_by(PANEL) {
+                simd.prefetch(following.wrapping_add(four * 4 * G * L::LANES + line));
+            }
+        }
         // The last four once more, rather than a second copy of the loop's body.
         let four_to_load = if ahead { (four + 1).min(k / 4 - 1) } else { four };
         let mut place = first;
@@ -207,11 +212,6 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
                     );
                 },
             );
-        }
-        if prefetches {
-            for line in (0..4 * G * L::LANES).step_by(PANEL) {
-                simd.prefetch(following.wrapping_add(four * 4 * G * L::LANES + line));
-            }
         }
     }
     for rest in 0..k % 4 {
