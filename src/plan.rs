@@ -27,6 +27,8 @@ struct Tuning {
     interleaved: usize,
     /// A vector of a panel that does not stay in L1: the least that its k takes.
     far_vector: usize,
+    /// Four values of a pixel that do not stay in L1: what the narrow kernel waits for them.
+    far_quad: usize,
     /// An input of more bytes is prefetched by the narrow kernel.
     prefetch_input: usize,
     /// With fewer input channels than these, tiles prefetch an output that does not fit in the L2 cache.
@@ -63,8 +65,9 @@ const ANY: usize = 31;
 /// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
 /// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
 /// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
-/// channel take a sixth less with AVX-512, a twentieth with AVX2. Interleaved pixels pay from K = 32 on; below, tiles of 7
-/// pixels without are up to a third faster, which 11 accumulators lead to.
+/// channel take a sixth less with AVX-512, a twentieth with AVX2. It still waits longer than tiles, which are faster for ten
+/// channels from K = 192 on (K = 480: a seventh). Interleaved pixels pay from K = 32 on; below, tiles of 7 pixels without are up
+/// to a third faster, which 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
@@ -73,6 +76,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         shuffle: 0,
         interleaved: 0,
         far_vector: 0,
+        far_quad: 0,
         prefetch_input: 2 * BLOCK_BYTES,
         prefetch_output: 0,
         accumulators: &[ANY],
@@ -99,6 +103,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
                     shuffle: 4,
                     interleaved: 320,
                     far_vector: 22,
+                    far_quad: 3,
                     prefetch_input: 0,
                     prefetch_output: 32,
                     accumulators: &[ANY, 16, 11],
@@ -670,7 +675,6 @@ fn tile_cost<L: Lanes>(
         step += 12 - accumulators;
     }
     // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
-    let far = |bytes: usize, cost: usize| if bytes > L1_BYTES { cost } else { 0 };
     let panels = k.saturating_mul(nv * L::LANES * size_of::<f32>());
     // Tiles behind the first read them again.
     if pixels > mr {
@@ -682,6 +686,11 @@ fn tile_cost<L: Lanes>(
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
     let interleaved = if kernel.paired { tuning.interleaved } else { 0 };
     k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores + interleaved)
+}
+
+/// The cost of reading so many bytes again and again, unless they stay in the L1 cache.
+fn far(bytes: usize, cost: usize) -> usize {
+    if bytes > L1_BYTES { cost } else { 0 }
 }
 
 /// The narrow kernel's cost for `f` output channels.
@@ -696,7 +705,8 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
     };
     let steps = (groups / most).saturating_mul(step(most)).saturating_add((groups % most).saturating_mul(step(1)));
     let rest = groups.saturating_mul(tuning.group + f * tuning.channel);
-    k.saturating_mul(steps).saturating_add(rest).saturating_add(tuning.call)
+    let pixels_far = far(k.saturating_mul(pixels * size_of::<f32>()), (k / 4 * tuning.far_quad).saturating_mul(pixels));
+    k.saturating_mul(steps).saturating_add(rest).saturating_add(pixels_far).saturating_add(tuning.call)
 }
 
 /// All that a run decides.
