@@ -15,7 +15,7 @@
 use super::{Lanes, PANEL, Row, Start, Strip, TRANSPOSE_STEPS, for_each, unrolled};
 use crate::{
     Activation,
-    epilogue::{self, WithActivation},
+    epilogue::{self, Epilogue, WithActivation},
 };
 use core::{array, ops::Range};
 
@@ -61,7 +61,7 @@ fn kernel<L: Lanes, const F: usize>(simd: L, strip: &Strip<'_>) {
             let Self(simd, original) = self;
             // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *original;
-            let mut line = strip.start();
+            let mut line = strip.start(0, 0);
             for _ in 0..strip.lines() {
                 let mut start = line;
                 macro_rules! down {
@@ -235,7 +235,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         // A copy, so that the accumulators need not live in memory.
         let copy = acc;
         // SAFETY: this function's contract.
-        return unsafe { finish_columns(simd, original, (start, count), copy.as_flattened(), F) };
+        return unsafe { finish_columns(simd, original, ([start.line, start.pixel], count), copy.as_flattened(), F) };
     }
     match epilogue.activation {
         Activation::Relu => for_each::<G, F>(
@@ -299,12 +299,13 @@ unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, start: Start, pixe
 unsafe fn finish_columns<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    (start, count): (Start, usize),
+    ([line, pixel], count): ([usize; 2], usize),
     sums: &[L::Vector],
     f: usize,
 ) {
+    let start = strip.start(line, pixel);
     debug_assert!(sums.len().is_multiple_of(f) && f <= strip.out_channels());
-    struct Columns<'a, L: Lanes> {
+    struct Groups<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
         start: Start,
@@ -312,60 +313,79 @@ unsafe fn finish_columns<L: Lanes>(
         sums: &'a [L::Vector],
         f: usize,
     }
-    impl<L: Lanes> pulp::NullaryFnOnce for Columns<'_, L> {
+    impl<L: Lanes> pulp::NullaryFnOnce for Groups<'_, L> {
         type Output = ();
 
         #[inline(always)]
         fn call(self) {
-            epilogue::with_activation(self.simd, self.strip.epilogue().activation, self);
+            let Self { simd, strip, start, count, sums, f } = self;
+            let (epilogue, has_residual) = (strip.epilogue(), strip.has_residual());
+            for (first, sums) in (0..).step_by(L::LANES).zip(sums.chunks_exact(f)) {
+                let mut columns = [Row([0.0; PANEL]); PANEL];
+                if has_residual {
+                    for (channel, column) in columns.iter_mut().enumerate().take(f) {
+                        let residual = gather(
+                            simd,
+                            #[inline(always)]
+                            // SAFETY: inside the strip, by the caller's contract, and it has a residual.
+                            |l| unsafe { strip.residual(start, first + l.min(count - 1), f) }[channel],
+                        );
+                        simd.store(residual, column, 0);
+                    }
+                }
+                epilogue::with_activation(
+                    simd,
+                    epilogue.activation,
+                    Columns { simd, epilogue, has_residual, sums, columns: &mut columns },
+                );
+                if strip.is_contiguous() {
+                    // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
+                    simd.store_first(simd.load(&columns[0], 0), unsafe {
+                        strip.contiguous_output(start, first, count)
+                    });
+                } else {
+                    // SAFETY: the caller's contract; residuals of these pixels were read.
+                    unsafe { store_columns(simd, strip, start, first..first + count, &columns[..f]) };
+                }
+            }
         }
+    }
+    /// The sums of a group, a vector a channel, and its residual, which the output replaces. Nothing else, for this is compiled
+    /// anew for each activation.
+    struct Columns<'a, L: Lanes> {
+        simd: L,
+        epilogue: Epilogue<'a>,
+        has_residual: bool,
+        sums: &'a [L::Vector],
+        columns: &'a mut [Row; PANEL],
     }
     impl<L: Lanes> WithActivation<L> for Columns<'_, L> {
         type Output = ();
 
         #[inline(always)]
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
-            let Self { simd, strip, mut start, count, sums, f } = self;
-            let epilogue = strip.epilogue();
-            for sums in sums.chunks_exact(f) {
-                let mut columns = [Row([0.0; PANEL]); PANEL];
-                for (channel, sum) in sums.iter().enumerate() {
-                    let (scale_shift, slope) = epilogue.of_channels(
-                        simd,
-                        0,
-                        #[inline(always)]
-                        |row| simd.splat(row.0[channel]),
-                    );
-                    let residual = strip.has_residual().then(|| {
-                        gather(
-                            simd,
-                            #[inline(always)]
-                            // SAFETY: inside the strip, by the caller's contract, and it has a residual.
-                            |l| unsafe { strip.residual(start, l.min(count - 1), f) }[channel],
-                        )
-                    });
-                    let y = epilogue::finish(
-                        simd,
-                        *sum,
-                        scale_shift,
-                        (residual, epilogue.residual),
-                        #[inline(always)]
-                        |x| activation(x, slope),
-                    );
-                    simd.store(y, &mut columns[channel], 0);
-                }
-                if strip.is_contiguous() {
-                    // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                    simd.store_first(simd.load(&columns[0], 0), unsafe { strip.contiguous_output(start, 0, count) });
-                } else {
-                    // SAFETY: the caller's contract; residuals of these pixels were read.
-                    unsafe { store_columns(simd, strip, start, 0..count, &columns[..f]) };
-                }
-                start = strip.behind(start, L::LANES);
+            let Self { simd, epilogue, has_residual, sums, columns } = self;
+            for (channel, (sum, column)) in sums.iter().zip(columns).enumerate() {
+                let (scale_shift, slope) = epilogue.of_channels(
+                    simd,
+                    0,
+                    #[inline(always)]
+                    |row| simd.splat(row.0[channel]),
+                );
+                let residual = has_residual.then(|| simd.load(column, 0));
+                let y = epilogue::finish(
+                    simd,
+                    *sum,
+                    scale_shift,
+                    (residual, epilogue.residual),
+                    #[inline(always)]
+                    |x| activation(x, slope),
+                );
+                simd.store(y, column, 0);
             }
         }
     }
-    simd.vectorize(Columns { simd, strip, start, count, sums, f });
+    simd.vectorize(Groups { simd, strip, start, count, sums, f });
 }
 
 /// Four columns of each group, transposed one group after the other; `quad` gives those of a lane from the place of the first.

@@ -116,7 +116,7 @@ impl Steps {
 /// [`Strip::next_line`] add to those of the tile before.
 #[derive(Clone, Copy)]
 pub(super) struct Start {
-    line: usize,
+    pub line: usize,
     /// Of the line.
     pub pixel: usize,
     /// Where its pixels begin.
@@ -282,10 +282,18 @@ impl<'a> Strip<'a> {
         unsafe { slice::from_raw_parts(self.step(start.input, m), self.in_channels) }
     }
 
-    /// The start of the first tile.
+    /// The start of a tile whose first pixel is this one of a line.
     #[inline(always)]
-    pub(super) fn start(&self) -> Start {
-        Start { line: 0, pixel: 0, input: self.x.data.as_ptr(), output: 0, values: 0 }
+    pub(super) fn start(&self, line: usize, pixel: usize) -> Start {
+        let of =
+            |line_stride: usize, stride: usize| line.wrapping_mul(line_stride).wrapping_add(pixel.wrapping_mul(stride));
+        Start {
+            line,
+            pixel,
+            input: self.x.data.as_ptr().wrapping_add(of(self.x.line_stride, self.x.stride)),
+            output: of(self.y.line_stride, self.y.stride),
+            values: of(self.pixels.wrapping_mul(self.in_channels), self.in_channels),
+        }
     }
 
     /// The start of the tile behind one of `pixels` pixels.

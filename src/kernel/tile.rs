@@ -77,7 +77,7 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
         fn call(self) {
             // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *self.1;
-            let mut line = strip.start();
+            let mut line = strip.start(0, 0);
             for _ in 0..strip.lines() {
                 let mut start = line;
                 for _ in 0..self.2 {
@@ -224,10 +224,11 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // SAFETY: this function's contract.
         unsafe { finish_in_registers(simd, strip, start, acc, all) };
     } else {
-        // A copy, so that the accumulators need not live in memory.
+        // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
+        // it there.
         let (copy, channels) = (acc, all.min(strip.out_channels()));
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, original, start, copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, original, [start.line, start.pixel], copy.as_flattened(), NV, channels) };
     }
 }
 
@@ -323,11 +324,12 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
 unsafe fn finish_rows<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    start: Start,
+    [line, pixel]: [usize; 2],
     sums: &[L::Vector],
     nv: usize,
     channels: usize,
 ) {
+    let start = strip.start(line, pixel);
     debug_assert!(start.pixel + sums.len() / nv <= strip.pixels() && channels <= strip.out_channels());
     struct Rows<'a, L: Lanes> {
         simd: L,
