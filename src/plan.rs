@@ -27,7 +27,7 @@ struct Tuning {
     interleaved: usize,
     /// A vector of a panel that does not stay in L1: the least that its k takes.
     far_vector: usize,
-    /// Four values of a pixel that do not stay in L1: what the narrow kernel waits for them.
+    /// Four values of a pixel that do not stay in L1: what the narrow kernel waits for them, if it does not load ahead.
     far_quad: usize,
     /// An input of more bytes is prefetched by the narrow kernel.
     prefetch_input: usize,
@@ -38,7 +38,7 @@ struct Tuning {
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
     hidden_stores: usize,
     store: usize,
-    /// Each vector of a tile whose output channels are not all there: it is finished out of line.
+    /// Each vector of a tile whose output channels are not all there, if it is finished out of line.
     partial: usize,
     /// Each pixel of a tile beyond 8, for their addresses.
     pixel: usize,
@@ -65,9 +65,9 @@ const ANY: usize = 31;
 /// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
 /// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
 /// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
-/// channel take a sixth less with AVX-512, a twentieth with AVX2. It still waits longer than tiles, which are faster for ten
-/// channels from K = 192 on (K = 480: a seventh). Interleaved pixels pay from K = 32 on; below, tiles of 7 pixels without are up
-/// to a third faster, which 11 accumulators lead to.
+/// channel take a sixth less with AVX-512, a twentieth with AVX2. With ten channels, whose loads cannot run ahead, it still waits
+/// longer than tiles, which take a seventh less from K = 480 on. Interleaved pixels pay from K = 32 on; below, tiles of 7 pixels
+/// without are up to a third faster, which 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
@@ -627,9 +627,7 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
         }
         for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
             let panels = tail.panels(f);
-            let partial = |nv: usize, all: usize| {
-                if f.is_multiple_of(all) { 0 } else { pixels.saturating_mul(nv * tuning.partial) }
-            };
+            let partial = |nv: usize, full: usize| partial_cost::<L>(tuning, f, nv, full, pixels);
             let tail_cost = match tail {
                 Tail::Panel => 0,
                 Tail::Half => cost(L::half_tiles(L::is_intel()), 3).saturating_add(partial(2, PANEL / 2)),
@@ -643,7 +641,9 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                     cost = cost.saturating_add(wider.saturating_mul(costs[equal]));
                 }
                 if tail == Tail::Panel {
-                    cost = cost.saturating_add(partial(divide_up(equal * PANEL, L::LANES), L::LANES));
+                    // The last chunk is one of the wider ones.
+                    let last = equal + usize::from(wider > 0);
+                    cost = cost.saturating_add(partial(divide_up(last * PANEL, L::LANES), L::LANES));
                 }
                 if cost < best.0 {
                     best = (cost, Choice { panels: width, tail, accumulators });
@@ -688,6 +688,12 @@ fn tile_cost<L: Lanes>(
     k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores + interleaved)
 }
 
+/// What tiles `nv` vectors wide cost more where `f` output channels do not fill vectors of `full`.
+fn partial_cost<L: Lanes>(tuning: &Tuning, f: usize, nv: usize, full: usize, pixels: usize) -> usize {
+    let free = f.is_multiple_of(full) || TileKernel::<L>::finishes_parts(nv);
+    if free { 0 } else { pixels.saturating_mul(nv * tuning.partial) }
+}
+
 /// The cost of reading so many bytes again and again, unless they stay in the L1 cache.
 fn far(bytes: usize, cost: usize) -> usize {
     if bytes > L1_BYTES { cost } else { 0 }
@@ -705,7 +711,9 @@ fn narrow_cost<L: Lanes>(tuning: &Tuning, k: usize, f: usize, pixels: usize) -> 
     };
     let steps = (groups / most).saturating_mul(step(most)).saturating_add((groups % most).saturating_mul(step(1)));
     let rest = groups.saturating_mul(tuning.group + f * tuning.channel);
-    let pixels_far = far(k.saturating_mul(pixels * size_of::<f32>()), (k / 4 * tuning.far_quad).saturating_mul(pixels));
+    // Few channels wait for their loads anyway, and more load ahead if they can.
+    let far_quad = if f <= 4 || narrow::loads_ahead::<L>(f, most) { 0 } else { tuning.far_quad };
+    let pixels_far = far(k.saturating_mul(pixels * size_of::<f32>()), (k / 4 * far_quad).saturating_mul(pixels));
     k.saturating_mul(steps).saturating_add(rest).saturating_add(pixels_far).saturating_add(tuning.call)
 }
 
@@ -1012,8 +1020,7 @@ mod tests {
                     assert!(mr <= kernels.len());
                     tiles * tile_cost(tuning, [cut.in_channels, pixels], (mr, halves), &kernels[mr - 1]) + tuning.call
                 });
-                let partial = if f.is_multiple_of(full) { 0 } else { pixels * halves.div_ceil(2) * tuning.partial };
-                tiles.sum::<usize>() + partial
+                tiles.sum::<usize>() + partial_cost::<L>(tuning, f, halves.div_ceil(2), full, pixels)
             };
             (0..cut.chunks()).map(of_chunk).sum()
         }

@@ -46,7 +46,7 @@ const fn shares_weights<L: Lanes>(f: usize, groups: usize) -> bool {
 /// Whether the loads and shuffles for the next four k's are spread between the multiply-adds of these. In a row, shuffles hold
 /// up the multiply-adds that share a pipe with them: F = 8 reaches 83 % of Zen 5's peak in place of 68 %. Fewer than 5 channels
 /// are bound by the loads; with more than 9, the next columns do not fit in the registers.
-const fn loads_ahead<L: Lanes>(f: usize, groups: usize) -> bool {
+pub(crate) const fn loads_ahead<L: Lanes>(f: usize, groups: usize) -> bool {
     f > 4 && groups * (f + 6) < L::REGISTERS && f + 10 < L::REGISTERS
 }
 

@@ -57,6 +57,12 @@ impl<L: Lanes> TileKernel<L> {
     pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>() -> Self {
         Self { run: kernel::<L, MR, NV, QUADS, LAST>, quads: QUADS, paired: LAST == PAIRED }
     }
+
+    /// Whether tiles so many vectors wide that are not full are finished in registers too: where masks store a part of a vector,
+    /// and it is the only one. More would take more code than they are worth.
+    pub const fn finishes_parts(nv: usize) -> bool {
+        nv == 1 && L::LANES == PANEL
+    }
 }
 
 /// Runs `tiles` tiles down each line of the strip, from its first pixel on.
@@ -220,9 +226,13 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     );
 
     let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
-    if strip.out_channels() >= all && strip.epilogue().is_short(strip.has_residual()) {
+    let is_short = strip.epilogue().is_short(strip.has_residual());
+    if strip.out_channels() >= all && is_short {
         // SAFETY: this function's contract.
         unsafe { finish_in_registers(simd, strip, start, acc, all) };
+    } else if const { TileKernel::<L>::finishes_parts(NV) } && is_short {
+        // SAFETY: this function's contract.
+        unsafe { finish_in_registers(simd, strip, start, acc, strip.out_channels().min(const { L::LANES - 1 })) };
     } else {
         // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
         // it there.
@@ -257,7 +267,8 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
     );
 }
 
-/// What follows the sums of a full tile's `channels` output channels, a constant, and their store: each vector has some.
+/// What follows the sums of a tile's `channels` output channels, and their store: each vector has some. They are a constant, but
+/// for tiles of one vector.
 ///
 /// # Safety
 /// The strip has `MR` pixels from the start on, and `channels` output channels.
@@ -315,7 +326,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     }
 }
 
-/// The same for tiles that are not full, and for what takes long: out of line, once for all tiles of an ISA, from sums in
+/// The same for other tiles that are not full, and for what takes long: out of line, once for all tiles of an ISA, from sums in
 /// memory, `nv` vectors a pixel.
 ///
 /// # Safety
