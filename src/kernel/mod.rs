@@ -247,7 +247,7 @@ const fn half<L: Lanes>() -> usize {
 
 /// The kernel of a register tile.
 pub(crate) struct TileKernel<L> {
-    /// Runs so many tiles down a strip.
+    /// Runs so many tiles down each line of a strip.
     pub run: fn(L, &Strip<'_>, tiles: usize),
     /// Of how many of its pixels a tile holds quads in registers.
     pub quads: usize,

@@ -109,7 +109,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     start: Start,
     count: usize,
 ) {
-    debug_assert!((1..=L::LANES).contains(&count) && start.pixel + (G - 1) * L::LANES + count <= strip.pixels());
+    debug_assert!((1..=L::LANES).contains(&count) && strip.contains(start, (G - 1) * L::LANES + count));
     debug_assert_eq!(strip.out_channels(), F);
     let k = strip.in_channels();
     // SAFETY: the strip has output channels, and so a panel.
@@ -273,7 +273,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
 /// The strip has these pixels, counted from the start on, and as many output channels as there are columns.
 #[inline(always)]
 unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, start: Start, pixels: Range<usize>, columns: &[Row]) {
-    debug_assert!(start.pixel + pixels.end <= strip.pixels() && columns.len() <= strip.out_channels());
+    debug_assert!(strip.contains(start, pixels.end) && columns.len() <= strip.out_channels());
     for channel in (0..columns.len()).step_by(L::LANES) {
         for l in (0..pixels.len()).step_by(4) {
             let rows = simd.transpose(

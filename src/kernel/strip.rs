@@ -271,13 +271,19 @@ impl<'a> Strip<'a> {
         Panel { bias: &rows[0], fours, rest }
     }
 
+    /// Whether so many pixels from a start on are pixels of one of the lines.
+    #[inline(always)]
+    pub(super) fn contains(&self, start: Start, pixels: usize) -> bool {
+        start.line < self.lines && start.pixel + pixels <= self.pixels
+    }
+
     /// The values of input pixel `m` from a start on.
     ///
     /// # Safety
-    /// `start.pixel + m < pixels`.
+    /// The strip contains the pixel.
     #[inline(always)]
     pub(super) unsafe fn input(&self, start: Start, m: usize) -> &'a [f32] {
-        debug_assert!(start.pixel + m < self.pixels);
+        debug_assert!(self.contains(start, m + 1));
         // SAFETY: this function's contract, and `new` has checked that `in_channels` values of all pixels are there.
         unsafe { slice::from_raw_parts(self.step(start.input, m), self.in_channels) }
     }
@@ -354,11 +360,11 @@ impl<'a> Strip<'a> {
     /// The first `channels` values of the residual of pixel `m` from a start on.
     ///
     /// # Safety
-    /// `start.pixel + m < pixels`, `channels <= out_channels`, there is a residual, and no slice from
+    /// The strip contains the pixel, `channels <= out_channels`, there is a residual, and no slice from
     /// [`output`](Self::output) of this pixel is in use.
     #[inline(always)]
     pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: usize) -> &'a [f32] {
-        debug_assert!(start.pixel + m < self.pixels && channels <= self.out_channels);
+        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels);
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
@@ -370,13 +376,13 @@ impl<'a> Strip<'a> {
         }
     }
 
-    /// The first `channels` values of output pixel `m` from a start of this strip on.
+    /// The first `channels` values of output pixel `m` from a start on.
     ///
     /// # Safety
-    /// `start.pixel + m < pixels`, `channels <= out_channels`, and no other slice of this pixel is in use.
+    /// The strip contains the pixel, `channels <= out_channels`, and no other slice of this pixel is in use.
     #[inline(always)]
     pub(super) unsafe fn output(&self, start: Start, m: usize, channels: usize) -> &'a mut [f32] {
-        debug_assert!(start.pixel + m < self.pixels && channels <= self.out_channels);
+        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels);
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that they are this strip's alone.
         unsafe { self.y.values.slice_mut(start.output + m * self.y.stride, channels) }
@@ -385,10 +391,10 @@ impl<'a> Strip<'a> {
     /// `count` output pixels, from pixel `m` from a start on, of a strip whose lines are contiguous.
     ///
     /// # Safety
-    /// `start.pixel + m + count <= pixels`, the lines are contiguous, and no other slice of these pixels is in use.
+    /// The strip contains the pixels, its lines are contiguous, and no other slice of these pixels is in use.
     #[inline(always)]
     pub(super) unsafe fn contiguous_output(&self, start: Start, m: usize, count: usize) -> &'a mut [f32] {
-        debug_assert!(start.pixel + m + count <= self.pixels && self.is_contiguous());
+        debug_assert!(self.contains(start, m + count) && self.is_contiguous());
         // SAFETY: as for `output`; a contiguous line's pixels are neighbours of one value each.
         unsafe { self.y.values.slice_mut(start.output + m, count) }
     }

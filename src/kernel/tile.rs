@@ -112,7 +112,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     original: &Strip<'_>,
     start: Start,
 ) {
-    debug_assert!(start.pixel + MR <= strip.pixels());
+    debug_assert!(strip.contains(start, MR));
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
@@ -280,7 +280,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
-    debug_assert!(start.pixel + MR <= strip.pixels() && channels <= strip.out_channels());
+    debug_assert!(strip.contains(start, MR) && channels <= strip.out_channels());
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
@@ -341,7 +341,7 @@ unsafe fn finish_rows<L: Lanes>(
     channels: usize,
 ) {
     let start = strip.start(line, pixel);
-    debug_assert!(start.pixel + sums.len() / nv <= strip.pixels() && channels <= strip.out_channels());
+    debug_assert!(strip.contains(start, sums.len() / nv) && channels <= strip.out_channels());
     struct Rows<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
