@@ -399,3 +399,19 @@ impl<'a> Strip<'a> {
         unsafe { self.y.values.slice_mut(start.output + m, count) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_pixels_end_with_their_last_value() {
+        // Two lines 20 values apart, of three pixels 5 values apart, of 4 values.
+        assert!(holds(34, (20, 2), (5, 3), 4) && !holds(33, (20, 2), (5, 3), 4));
+        // A stride that is not taken does not count, and sums that overflow are beyond all memory.
+        assert!(holds(4, (usize::MAX, 1), (usize::MAX, 1), 4));
+        for (line_stride, stride) in [(usize::MAX, 0), (0, usize::MAX), (usize::MAX - 1, 1)] {
+            assert!(!holds(usize::MAX, (line_stride, 3), (stride, 3), 4));
+        }
+    }
+}
