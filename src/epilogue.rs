@@ -701,19 +701,19 @@ pub(crate) fn with_activation<L: Lanes, F: WithActivation<L>>(simd: L, activatio
     }
 }
 
-/// All that follows the sum of one value or vector, and the order of it.
+/// All that follows the sum of one value or vector, and the order of it; the slope is the activation's second argument.
 #[inline(always)]
 pub(crate) fn finish<L: Lanes>(
     simd: L,
     sum: L::Vector,
-    scale_shift: Option<[L::Vector; 2]>,
+    (scale_shift, slope): (Option<[L::Vector; 2]>, L::Vector),
     (residual, order): (Option<L::Vector>, ResidualOrder),
-    activation: impl Fn(L::Vector) -> L::Vector,
+    activation: &impl Fn(L::Vector, L::Vector) -> L::Vector,
 ) -> L::Vector {
     let scaled = scale_shift.map_or(sum, |[scale, shift]| simd.mul_add(scale, sum, shift));
     match (residual, order) {
-        (None, _) => activation(scaled),
-        (Some(residual), ResidualOrder::BeforeActivation) => activation(simd.add(residual, scaled)),
-        (Some(residual), ResidualOrder::AfterActivation) => simd.add(residual, activation(scaled)),
+        (None, _) => activation(scaled, slope),
+        (Some(residual), ResidualOrder::BeforeActivation) => activation(simd.add(residual, scaled), slope),
+        (Some(residual), ResidualOrder::AfterActivation) => simd.add(residual, activation(scaled, slope)),
     }
 }

@@ -674,12 +674,12 @@ fn tile_cost<L: Lanes>(
     if (7..12).contains(&accumulators) {
         step += 12 - accumulators;
     }
-    // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
     let panels = k.saturating_mul(nv * L::LANES * size_of::<f32>());
     // Tiles behind the first read them again.
     if pixels > mr {
         step = step.max(far(panels, nv * tuning.far_vector));
     }
+    // Half an eighth of a cycle for a value of a pixel that comes from L2, a quarter of an eighth for a vector of a panel.
     let pixels_far = far(k.saturating_mul(pixels * size_of::<f32>()), k / 2 * mr);
     let panels_far = far(panels, k / 4 * nv);
     let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });

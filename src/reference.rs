@@ -146,6 +146,6 @@ impl WithActivation<Scalar> for Value {
     type Output = f32;
 
     fn call(self, activation: impl Fn(f32, f32) -> f32) -> f32 {
-        epilogue::finish(Scalar, self.sum, self.scale_shift, self.residual, |x| activation(x, self.slope))
+        epilogue::finish(Scalar, self.sum, (self.scale_shift, self.slope), self.residual, &activation)
     }
 }

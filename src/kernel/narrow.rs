@@ -366,22 +366,14 @@ unsafe fn finish_columns<L: Lanes>(
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
             let Self { simd, epilogue, has_residual, sums, columns } = self;
             for (channel, (sum, column)) in sums.iter().zip(columns).enumerate() {
-                let (scale_shift, slope) = epilogue.of_channels(
+                let of_channel = epilogue.of_channels(
                     simd,
                     0,
                     #[inline(always)]
                     |row| simd.splat(row.0[channel]),
                 );
-                let residual = has_residual.then(|| simd.load(column, 0));
-                let y = epilogue::finish(
-                    simd,
-                    *sum,
-                    scale_shift,
-                    (residual, epilogue.residual),
-                    #[inline(always)]
-                    |x| activation(x, slope),
-                );
-                simd.store(y, column, 0);
+                let residual = (has_residual.then(|| simd.load(column, 0)), epilogue.residual);
+                simd.store(epilogue::finish(simd, *sum, of_channel, residual, &activation), column, 0);
             }
         }
     }

@@ -370,7 +370,7 @@ unsafe fn finish_rows<L: Lanes>(
                 if part.is_empty() {
                     break;
                 }
-                let (scale_shift, slope) = epilogue.of_channels(
+                let of_channels = epilogue.of_channels(
                     simd,
                     v / per_panel,
                     #[inline(always)]
@@ -382,14 +382,8 @@ unsafe fn finish_rows<L: Lanes>(
                             // SAFETY: the caller's contract, and there is a residual.
                             let residual = strip.has_residual().then(|| unsafe { strip.residual(start, m, channels) });
                             let residual = residual.map(|row| simd.load_first(&row[$part]));
-                            let y = epilogue::finish(
-                                simd,
-                                *sum,
-                                scale_shift,
-                                (residual, epilogue.residual),
-                                #[inline(always)]
-                                |x| activation(x, slope),
-                            );
+                            let residual = (residual, epilogue.residual);
+                            let y = epilogue::finish(simd, *sum, of_channels, residual, &activation);
                             // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
                             simd.store_first(y, unsafe { &mut strip.output(start, m, channels)[$part] });
                         }
