@@ -23,7 +23,7 @@ struct Tuning {
     latency: usize,
     /// What a shuffle takes from the multiply-adds.
     shuffle: usize,
-    /// A tile of interleaved pixels, for the first of them.
+    /// Each pixel of a tile of interleaved ones, for the first of its values and for what separates the sums.
     interleaved: usize,
     /// A vector of a panel that does not stay in L1: the least that its k takes.
     far_vector: usize,
@@ -66,7 +66,7 @@ const ANY: usize = 31;
 /// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
 /// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
 /// channel take a sixth less with AVX-512, a twentieth with AVX2. With ten channels, whose loads cannot run ahead, it still waits
-/// longer than tiles, which take a seventh less from K = 480 on. Interleaved pixels pay from K = 32 on; below, tiles of 7 pixels
+/// longer than tiles, which take a seventh less from K = 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels
 /// without are up to a third faster, which 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
@@ -101,7 +101,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
             if L::is_intel() {
                 Tuning {
                     shuffle: 4,
-                    interleaved: 320,
+                    interleaved: 48,
                     far_vector: 22,
                     far_quad: 3,
                     prefetch_input: 0,
@@ -576,8 +576,10 @@ impl Cut {
             let kernel = if self.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
             return Chunk { group, channels: tiles..self.out_channels, kernel };
         }
-        let panels = part(self.panels, self.chunks, i);
-        let channels = panels.start * PANEL..self.out_channels.min(panels.end * PANEL);
+        // From the other end, so that the last is one of the narrower ones: a single vector is finished in part for nothing.
+        let from_end = part(self.panels, self.chunks, self.chunks - 1 - i);
+        let (start, end) = (self.panels - from_end.end, self.panels - from_end.start);
+        let channels = start * PANEL..self.out_channels.min(end * PANEL);
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
@@ -641,9 +643,8 @@ fn choose<L: Lanes>(tuning: &Tuning, most_rows: usize, k: usize, f: usize, pixel
                     cost = cost.saturating_add(wider.saturating_mul(costs[equal]));
                 }
                 if tail == Tail::Panel {
-                    // The last chunk is one of the wider ones.
-                    let last = equal + usize::from(wider > 0);
-                    cost = cost.saturating_add(partial(divide_up(last * PANEL, L::LANES), L::LANES));
+                    // The last chunk is one of the narrower ones.
+                    cost = cost.saturating_add(partial(divide_up(equal * PANEL, L::LANES), L::LANES));
                 }
                 if cost < best.0 {
                     best = (cost, Choice { panels: width, tail, accumulators });
@@ -663,12 +664,13 @@ fn tile_cost<L: Lanes>(
     kernel: &TileKernel<L>,
 ) -> usize {
     let (accumulators, nv) = ((mr * halves).div_ceil(2), halves.div_ceil(2));
-    // A quad is one load in place of four. Interleaved values are loaded two by two as well as one by one, and interleaving them
-    // takes a load or store for each 8.
-    let of_pairs = if kernel.paired { mr * 5 / 8 } else { 0 };
-    let loads = (mr + of_pairs + nv) * tuning.load - kernel.quads * tuning.load * 3 / 4;
-    // Of two pixels that share a vector, or of the weights. Quads are held only where shuffles cost nothing.
-    let shuffles = halves % 2 * if kernel.paired { 1 } else { mr / 2 } * tuning.shuffle;
+    // A quad is one load in place of four, and interleaved values are loaded two by two.
+    let (values, weights) = if kernel.paired { (mr.div_ceil(2), halves) } else { (mr, nv) };
+    let loads = (values + weights) * tuning.load - kernel.quads * tuning.load * 3 / 4;
+    // Of two pixels that share a vector; or of the half panel's weights, and two for 16 values of two pixels that are interleaved,
+    // which cost twice that. Quads are held only where shuffles cost nothing.
+    let shuffles =
+        halves % 2 * if kernel.paired { tuning.shuffle + mr * tuning.shuffle / 8 } else { mr / 2 * tuning.shuffle };
     let mut step = (accumulators * tuning.fma + shuffles).max(loads).max(tuning.latency);
     // Chains that hardly cover the latency leave gaps where the CPU does not start them in the best order.
     if (7..12).contains(&accumulators) {
@@ -684,7 +686,7 @@ fn tile_cost<L: Lanes>(
     let panels_far = far(panels, k / 4 * nv);
     let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
-    let interleaved = if kernel.paired { tuning.interleaved } else { 0 };
+    let interleaved = if kernel.paired { mr * tuning.interleaved } else { 0 };
     k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores + interleaved)
 }
 

@@ -137,6 +137,27 @@ impl Lanes for V4 {
     }
 
     #[inline(always)]
+    fn load_every_second_twice(self, row: &Row, odd: bool) -> __m512 {
+        if odd {
+            // Opaque, or the compiler would load the row once, and shuffle it twice: such loads take no turn of the multiply-adds.
+            let row = opaque!(&raw const *row);
+            // SAFETY: it is the row.
+            self.avx512f._mm512_movehdup_ps(must_cast(unsafe { (*row).0 }))
+        } else {
+            self.avx512f._mm512_moveldup_ps(must_cast(row.0))
+        }
+    }
+
+    #[inline(always)]
+    fn every_second_of_both(self, a: __m512, b: __m512, odd: bool) -> __m512 {
+        if odd {
+            self.avx512f._mm512_mask_movehdup_ps(b, 0x5555, a)
+        } else {
+            self.avx512f._mm512_mask_moveldup_ps(a, 0xaaaa, b)
+        }
+    }
+
+    #[inline(always)]
     fn every_second(self, vector: __m512, odd: bool) -> __m512 {
         const EVEN: [i32; 16] = [0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14];
         const ODD: [i32; 16] = [1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15];

@@ -182,6 +182,16 @@ pub(super) fn halves<L: Lanes>(simd: L) {
             assert_eq!((even[l], odd[l]), (a.0[2 * l], a.0[2 * l + 1]));
         }
     }
+    for odd in [false, true] {
+        let [twice, both] = [simd.load_every_second_twice(&a, odd), simd.every_second_of_both(va, vb, odd)].map(values);
+        for l in 0..L::LANES {
+            let of = |row: &Row| row.0.get(l & !1 | usize::from(odd)).copied();
+            // A single lane has no second one.
+            if L::LANES > 1 {
+                assert_eq!((Some(twice[l]), Some(both[l])), (of(&a), of(if l % 2 == 0 { &a } else { &b })));
+            }
+        }
+    }
     for len in 1..=PANEL {
         let mut pairs = [Row([0.0; PANEL]); 2];
         simd.store_pairs(&a.0[..len], &b.0[..len], &mut pairs);

@@ -161,6 +161,19 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn load_each_twice(self, row: &Row) -> Self::Vector {
         self.load(&Row(core::array::from_fn(|l| row.0[l / 2])), 0)
     }
+    /// The even values of a row, or the odd ones, each twice.
+    #[inline(always)]
+    fn load_every_second_twice(self, row: &Row, odd: bool) -> Self::Vector {
+        self.load(&Row(core::array::from_fn(|l| row.0[l & !1 | usize::from(odd)])), 0)
+    }
+    /// The even lanes of both, or the odd ones, in turn.
+    #[inline(always)]
+    fn every_second_of_both(self, a: Self::Vector, b: Self::Vector, odd: bool) -> Self::Vector {
+        let mut rows = [Row([0.0; PANEL]); 2];
+        self.store(a, &mut rows[0], 0);
+        self.store(b, &mut rows[1], 0);
+        self.load(&Row(core::array::from_fn(|l| rows[l % 2].0[l & !1 | usize::from(odd)])), 0)
+    }
     /// The even lanes, or the odd ones, as the lower half; what then is above it, is unspecified.
     #[inline(always)]
     fn every_second(self, vector: Self::Vector, odd: bool) -> Self::Vector {

@@ -30,9 +30,10 @@
 //!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
 //!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
 //! 9. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
-//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: even lanes are the first one's, odd
-//!    lanes the second one's, and each weight stands twice. The two pixels' values are interleaved in memory, 16 k's at a
-//!    time, from where one load broadcasts both: on Intel's cores a blend takes a multiply-add's place, and loads do not.
+//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: of three
+//!    vectors for both, even lanes are the first one's, odd lanes the second one's, and each weight stands twice. The two
+//!    pixels' values are interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend
+//!    takes a multiply-add's place, and loads do not, not even those that put every second weight twice.
 
 use super::{Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
 use crate::{
@@ -132,7 +133,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let mut acc = [[simd.splat(0.0); NV]; MR];
     for_each::<MR, NV>(
         #[inline(always)]
-        |m, v| acc[m][v] = load::<L, NV, LAST>(simd, panels[v].bias, v),
+        |m, v| acc[m][v] = load::<L, MR, NV, LAST>(simd, panels[v].bias, [m, v]),
     );
     let ahead = strip.ahead(start, MR);
     if strip.prefetches_output() {
@@ -219,7 +220,13 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
             let sums = acc[first][NV - 1];
             match LAST {
                 BLENDED if first < m => acc[m][NV - 1] = simd.upper_half(sums),
-                PAIRED => acc[m][NV - 1] = simd.every_second(sums, first < m),
+                PAIRED if first < m => {
+                    let (even, odd) = (acc[first][0], acc[m][0]);
+                    acc[first][0] = simd.every_second_of_both(even, odd, false);
+                    acc[first][NV - 1] = simd.every_second(sums, false);
+                    acc[m][0] = simd.every_second_of_both(even, odd, true);
+                    acc[m][NV - 1] = simd.every_second(sums, true);
+                }
                 _ => {}
             }
         },
@@ -258,10 +265,10 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
     unrolled::<MR>(
         #[inline(always)]
         |m| {
-            if m % 2 == 0 {
+            if m % 2 == 1 {
                 // SAFETY: this function's contract.
                 let values = |m: usize| unsafe { &strip.input(start, m)[k..to] };
-                simd.store_pairs(values(m), values((m + 1).min(MR - 1)), &mut pairs[m / 2]);
+                simd.store_pairs(values(m - 1), values(m), &mut pairs[m / 2]);
             }
         },
     );
@@ -441,12 +448,19 @@ fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
     (v * L::LANES).min(channels)..((v + 1) * L::LANES).min(channels)
 }
 
-/// The `v`-th vector of a tile from its row, for a pixel or, if it is half a vector, for two.
+/// What accumulator `v` of pixel `m` takes of a row of its panel, for a pixel or, if it is one of two that share vectors, for both.
 #[inline(always)]
-fn load<L: Lanes, const NV: usize, const LAST: u8>(simd: L, row: &Row, v: usize) -> L::Vector {
+fn load<L: Lanes, const MR: usize, const NV: usize, const LAST: u8>(
+    simd: L,
+    row: &Row,
+    [m, v]: [usize; 2],
+) -> L::Vector {
     match LAST {
         BLENDED if v == NV - 1 => simd.load_half_twice(row),
+        // An odd one out has its vectors for itself.
+        PAIRED if m | 1 == MR => simd.load(row, 0),
         PAIRED if v == NV - 1 => simd.load_each_twice(row),
+        PAIRED => simd.load_every_second_twice(row, m % 2 == 1),
         _ => simd.load(row, v % const { PANEL / L::LANES }),
     }
 }
@@ -461,6 +475,12 @@ const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
     if nv == 1 && quads == 0 && L::LANES == PANEL { 7 } else { 1 }
 }
 
+/// A sum, behind a wall for the compiler's scheduler or not.
+#[inline(always)]
+fn pinned<L: Lanes, const PIN: bool>(simd: L, sum: L::Vector) -> L::Vector {
+    if PIN { simd.pin(sum) } else { sum }
+}
+
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
 /// is their `J`-th value; where two pixels' values are interleaved, it is one of a `pair`. Accumulators are pinned in the loop
 /// over fours; a pin in the short loop behind it made the compiler move those of the first.
@@ -473,8 +493,10 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST
     held: &[Option<L::Quad>; MR],
     row: impl Fn(usize) -> &'a Row,
 ) {
-    let load = |v: usize| load::<L, NV, LAST>(simd, row(v), v);
-    let value = |m: usize| if LAST == PAIRED { pair(m)[m % 2] } else { value(m) };
+    if LAST == PAIRED {
+        return step_of_pairs::<L, MR, NV, PIN>(simd, acc, value, pair, row);
+    }
+    let load = |v: usize| load::<L, MR, NV, LAST>(simd, row(v), [0, v]);
     if const { LAST == WHOLE && MR < NV && takes_every_register::<L>(MR, NV) } {
         let mut x = [simd.splat(0.0); MR];
         unrolled::<MR>(
@@ -488,8 +510,7 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST
                 unrolled::<MR>(
                     #[inline(always)]
                     |m| {
-                        let sum = simd.mul_add(x[m], weights, acc[m][v]);
-                        acc[m][v] = if PIN { simd.pin(sum) } else { sum };
+                        acc[m][v] = pinned::<L, PIN>(simd, simd.mul_add(x[m], weights, acc[m][v]));
                     },
                 );
             },
@@ -520,20 +541,52 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST
                     let first = if shared { m & !1 } else { m };
                     let sum = match held[m] {
                         Some(quad) => simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]),
-                        // The pixel before it did it for both.
-                        None if LAST == PAIRED && first < m => return,
-                        None if LAST == PAIRED && shared => {
-                            simd.mul_add(simd.splat_pair(pair(m)), weights[v], acc[m][v])
-                        }
                         None if first < m => simd.mul_add(simd.blend_halves(before, x), weights[v], acc[first][v]),
                         // The next pixel does it for both.
                         None if shared && m + 1 < MR => return,
                         None => simd.mul_add(x, weights[v], acc[m][v]),
                     };
-                    acc[first][v] = if PIN { simd.pin(sum) } else { sum };
+                    acc[first][v] = pinned::<L, PIN>(simd, sum);
                 },
             );
             before = x;
+        },
+    );
+}
+
+/// The same where the values of two pixels are interleaved in memory, from where one load gives both: their 24 channels are three
+/// vectors, of which the first and the second pixel's accumulators hold the even channels, the odd ones, and the half panel.
+#[inline(always)]
+fn step_of_pairs<'a, L: Lanes, const MR: usize, const NV: usize, const PIN: bool>(
+    simd: L,
+    acc: &mut [[L::Vector; NV]; MR],
+    value: impl Fn(usize) -> f32,
+    pair: impl Fn(usize) -> &'a [f32; 2],
+    row: impl Fn(usize) -> &'a Row,
+) {
+    let mut weights = [simd.splat(0.0); 3];
+    unrolled::<3>(
+        #[inline(always)]
+        |i| weights[i] = load::<L, MR, NV, PAIRED>(simd, row(i / 2), [i % 2, i / 2]),
+    );
+    unrolled::<MR>(
+        #[inline(always)]
+        |m| {
+            macro_rules! multiply_add {
+                ($x:expr, $weights:expr, $m:expr, $v:expr) => {
+                    acc[$m][$v] = pinned::<L, PIN>(simd, simd.mul_add($x, $weights, acc[$m][$v]))
+                };
+            }
+            if m % 2 == 1 {
+                let x = simd.splat_pair(pair(m));
+                multiply_add!(x, weights[0], m - 1, 0);
+                multiply_add!(x, weights[1], m, 0);
+                multiply_add!(x, weights[2], m - 1, 1);
+            } else if m + 1 == MR {
+                let x = simd.splat(value(m));
+                multiply_add!(x, simd.load(row(0), 0), m, 0);
+                multiply_add!(x, simd.load(row(1), 0), m, 1);
+            }
         },
     );
 }
