@@ -33,10 +33,6 @@ impl<'a> OutputValues<'a> {
         self.len
     }
 
-    pub fn as_ptr(&self) -> *const f32 {
-        self.start
-    }
-
     /// Those from `offset` on.
     pub fn from(self, offset: usize) -> Self {
         let offset = offset.min(self.len);

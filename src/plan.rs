@@ -3,7 +3,7 @@
 use crate::{
     Error, Isa, IsaChoice, Shape,
     isa::{Token, with_lanes},
-    kernel::{Lanes, PANEL, TileKernel, narrow},
+    kernel::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, TileKernel, narrow},
     view::{self, Lines},
 };
 use core::{
@@ -31,8 +31,8 @@ struct Tuning {
     far_quad: usize,
     /// An input of more bytes is prefetched by the narrow kernel.
     prefetch_input: usize,
-    /// With fewer input channels than these, tiles prefetch an output that does not fit in the L2 cache.
-    prefetch_output: usize,
+    /// With fewer input channels than these, tiles run across the output channels where the output does not fit in the L2 cache.
+    across: usize,
     /// The most accumulators of a tile: what there is to choose from.
     accumulators: &'static [usize],
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
@@ -62,9 +62,9 @@ const ANY: usize = 31;
 ///
 /// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, and get a vector from L2
 /// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where few
-/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: prefetched,
-/// 112x112x16 to 96 channels gain 14 %, 27x27x8 to 1696, whose tiles write far apart, 60 %. From K = 32 on 1 or 2 % are lost,
-/// and up to 15 % where the output stays in L2. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
+/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: by
+/// tiles that run across, 112x112x16 to 96 channels take 18 % less time than by tiles that go down and prefetch their outputs,
+/// 80x80x24 to 144 7 %, 27x27x8 to 1696 4 %. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1
 /// channel take a sixth less with AVX-512, a twentieth with AVX2. With ten channels, whose loads cannot run ahead, it still waits
 /// longer than tiles, which take a seventh less from K = 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels
 /// without are up to a third faster, which 11 accumulators lead to.
@@ -78,7 +78,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         far_vector: 0,
         far_quad: 0,
         prefetch_input: 2 * BLOCK_BYTES,
-        prefetch_output: 0,
+        across: 0,
         accumulators: &[ANY],
         hidden_stores,
         store: 8,
@@ -105,7 +105,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
                     far_vector: 22,
                     far_quad: 3,
                     prefetch_input: 0,
-                    prefetch_output: 32,
+                    across: 32,
                     accumulators: &[ANY, 16, 11],
                     hidden_stores: 6,
                     call: 800,
@@ -123,8 +123,7 @@ const L1_BYTES: usize = 24 << 10;
 
 /// Bytes that a block aims at, of its input pixels and of the output channels that one tile writes for them: half of the
 /// smallest L2 of the CPUs in question (512 KiB), so that the block and the panels that stream past it stay there. On Zen 5
-/// with 1 MiB, half as much and twice as much are up to 3 % slower. With all output channels where outputs are prefetched, on
-/// Sapphire Rapids, to outputs 16 bytes off a cache line: 27x27x8 to 1696 gain 70 %, 28x28x16 to 1024 30 %.
+/// with 1 MiB, half as much and twice as much are up to 3 % slower. With all output channels where tiles run across them.
 const BLOCK_BYTES: usize = 256 << 10;
 
 /// Panels of more bytes come from beyond the L2 cache, of 1 MiB on Zen and 2 MiB on Intel's server cores, each time that a block
@@ -136,7 +135,7 @@ const NEAR_PANEL_BYTES: usize = 1 << 20;
 /// 512 channels gain 15 % in one block in place of two, of 4096 to 1024 in place of four 37 %.
 const FAR_PANEL_PIXELS: usize = 64;
 
-/// An output of more bytes does not stay in the L2 cache, of 2 MiB on Intel's server cores, which alone prefetch it.
+/// An output of more bytes does not stay in the L2 cache, of 2 MiB on Intel's server cores, where alone tiles then run across.
 const FAR_OUTPUT_BYTES: usize = 2 << 20;
 
 /// Tasks a thread, so that it can be helped if it comes late or is held up. With four, layers of 20 to 60 us lose 1 % on two
@@ -282,8 +281,8 @@ pub(crate) struct Cut {
     pub far_panels: bool,
     /// The narrow kernel prefetches its input.
     pub prefetch_input: bool,
-    /// Tiles prefetch their outputs.
-    pub prefetch_output: bool,
+    /// Tiles run across the chunks before they go down the pixels.
+    pub across: bool,
     /// No tile should have more pixels, or more accumulators.
     most_rows: usize,
     most_accumulators: usize,
@@ -537,15 +536,17 @@ impl Cut {
         // Of so many channels a group, of all pixels.
         let bytes =
             |channels: usize| channels.saturating_mul(groups * pixels * size_of::<f32>()).saturating_mul(lines.count());
+        let two_across = tile.is_none() && panels.min(f / PANEL) >= 2 * ACROSS_PANELS;
+        let across = two_across && k < tuning.across && bytes(f) > FAR_OUTPUT_BYTES;
         Self {
             in_channels: k,
             out_channels: f,
             groups,
             panels,
-            chunks: divide_up(panels, widest),
+            chunks: divide_up(panels, if across { ACROSS_PANELS } else { widest }),
             tail,
+            across,
             prefetch_input: bytes(k) > tuning.prefetch_input,
-            prefetch_output: k < tuning.prefetch_output && bytes(f) > FAR_OUTPUT_BYTES,
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,
             most_accumulators,
@@ -556,7 +557,7 @@ impl Cut {
     /// does not fit there is written faster than it is computed. Else it is written in stripes, and the cache lines on which two
     /// of them meet, of outputs that are not aligned to lines, are fetched twice.
     fn block_channels(&self) -> usize {
-        if self.prefetch_output { self.out_channels } else { self.out_channels.min(4 * PANEL) }
+        if self.across { self.out_channels } else { self.out_channels.min(4 * PANEL) }
     }
 
     /// Chunks of a group.
@@ -576,11 +577,31 @@ impl Cut {
             let kernel = if self.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
             return Chunk { group, channels: tiles..self.out_channels, kernel };
         }
-        // From the other end, so that the last is one of the narrower ones: a single vector is finished in part for nothing.
-        let from_end = part(self.panels, self.chunks, self.chunks - 1 - i);
-        let (start, end) = (self.panels - from_end.end, self.panels - from_end.start);
+        let (start, end) = if self.across {
+            (i * ACROSS_PANELS, self.panels.min((i + 1) * ACROSS_PANELS))
+        } else {
+            // From the other end, so that the last is one of the narrower ones: a single vector is finished in part for nothing.
+            let from_end = part(self.panels, self.chunks, self.chunks - 1 - i);
+            (self.panels - from_end.end, self.panels - from_end.start)
+        };
         let channels = start * PANEL..self.out_channels.min(end * PANEL);
         Chunk { group, channels, kernel: Kernel::Tile }
+    }
+
+    /// How many of these chunks, from the first on, are computed side by side: as wide, of the same group, and with panels that stay
+    /// in the L1 cache.
+    pub fn side_by_side(&self, chunks: &Range<usize>) -> usize {
+        if !self.across {
+            return 1;
+        }
+        let (first, width) = (self.chunk(chunks.start), ACROSS_PANELS * PANEL);
+        if first.kernel != Kernel::Tile || first.channels.len() < width {
+            return 1;
+        }
+        let most = L1_BYTES / (ACROSS_PANELS * (self.in_channels + 1) * size_of::<Row>());
+        // The last one of a group may be narrower or not full, and is left to itself.
+        let of_group = (self.out_channels.min(self.panels * PANEL) - first.channels.start) / width;
+        chunks.len().min(of_group).min(most).max(1)
     }
 
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
@@ -594,7 +615,12 @@ impl Cut {
             Kernel::HalfTile => 3,
             Kernel::Tile => 2 * chunk.channels.len().div_ceil(L::LANES),
         };
-        split(rows(chunk.tiles::<L>(), halves, self.most_accumulators).min(self.most_rows), pixels)
+        let kernels = chunk.tiles::<L>();
+        let mut most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
+        if self.across && chunk.channels.len() == ACROSS_PANELS * PANEL {
+            most_rows = most_rows.min(ACROSS_PIXELS);
+        }
+        split(most_rows, pixels)
     }
 }
 
@@ -889,6 +915,7 @@ mod tests {
                 (5000, 64, 64, 1, 1),
                 (5000, 3, 1, 5, 2),
                 (14, 1024, 100, 2, 14),
+                (6000, 16, 90, 1, 1),
                 (1, 1, 1, 1, 1000),
             ] {
                 for threads in 1..=5 {

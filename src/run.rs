@@ -5,9 +5,9 @@ use crate::{
     environment::in_default,
     epilogue::Epilogue,
     isa::with_lanes,
-    kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
+    kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip, TileKernel},
     output::{OutputPixels, OutputValues},
-    plan::{Block, Chunk, Cut, Kernel, Schedule},
+    plan::{Block, Cut, Kernel, Schedule},
     view::Lines,
 };
 use core::{array, ops::Range, slice};
@@ -196,29 +196,37 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
 }
 
 impl Job<'_> {
-    fn panels(&self, chunk: &Chunk) -> &[Row] {
+    fn panels(&self, group: usize, channels: &Range<usize>) -> &[Row] {
         let conv = self.conv;
-        let rows = chunk.channels.len().div_ceil(PANEL) * (conv.in_channels + 1);
-        &conv.packed.panels(chunk.group, chunk.channels.start / PANEL, conv.in_channels)[..rows]
+        let rows = channels.len().div_ceil(PANEL) * (conv.in_channels + 1);
+        &conv.packed.panels(group, channels.start / PANEL, conv.in_channels)[..rows]
     }
 
     /// These chunks of a block. The first job's first chunk brings the pixels into the cache.
     fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, first: bool) {
         let Self { conv, cut, lines, residual, y } = self;
-        for i in chunks.clone() {
-            let chunk = cut.chunk(i);
-            let Chunk { group, ref channels, kernel } = chunk;
+        let mut rest = chunks;
+        while !rest.is_empty() {
+            let (chunk, side_by_side) = (cut.chunk(rest.start), cut.side_by_side(&rest));
+            rest.start += side_by_side;
+            let (group, is_wide) = (chunk.group, side_by_side > 1);
+            let end = if is_wide { cut.chunk(rest.start - 1).channels.end } else { chunk.channels.end };
+            let channels = chunk.channels.start..end;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
-            let panels = self.panels(&chunk);
+            let panels = self.panels(group, &channels);
             let epilogue = Epilogue {
                 activation: conv.activation,
                 residual: conv.residual,
                 scaled: conv.scaled,
                 channels: conv.packed.channels(group, channels.start / PANEL, conv.in_channels),
             };
-            let mut next_panels: &[Row] =
-                if cut.far_panels && i + 1 < chunks.end { self.panels(&cut.chunk(i + 1)) } else { &[] };
+            let mut next_panels: &[Row] = if cut.far_panels && !rest.is_empty() {
+                let next = cut.chunk(rest.start);
+                self.panels(next.group, &next.channels)
+            } else {
+                &[]
+            };
             for (first_line, count) in lines.pieces(block.lines.clone()) {
                 let [x_start, y_start, residual_start] = lines.start(first_line);
                 let (line, [_, next]) = (lines.line, lines.outer);
@@ -237,18 +245,21 @@ impl Job<'_> {
                 };
                 let strip = strip
                     .prefetching(next_panels)
-                    .prefetching_input(cut.prefetch_input && first && channels.start == 0)
-                    .prefetching_output(cut.prefetch_output);
+                    .prefetching_input(cut.prefetch_input && first && channels.start == 0);
                 next_panels =
                     next_panels.get(count * block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
-                match kernel {
+                match chunk.kernel {
                     Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
                     Kernel::Tile | Kernel::HalfTile => {
                         let kernels = chunk.tiles::<L>();
                         let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
-                        (kernels[mr - 1].run)(simd, &strip, tiles);
+                        let run = |mr: usize| {
+                            let TileKernel { run, across, .. } = &kernels[mr - 1];
+                            if is_wide { across.unwrap_or(*run) } else { *run }
+                        };
+                        run(mr)(simd, &strip, tiles);
                         if rest_tiles > 0 {
-                            (kernels[rest - 1].run)(simd, &strip.skip(mr * tiles), rest_tiles);
+                            run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
                         }
                     }
                 }

@@ -7,6 +7,7 @@ mod common;
 mod random;
 
 use common::Case;
+use pointwise::Activation;
 use proptest::{prelude::*, test_runner::Config};
 
 proptest! {
@@ -35,6 +36,21 @@ proptest! {
 fn large_inputs() {
     for out_channels in [1, 5, 8, 40] {
         Case { input: [1, 1, 1100, 128], out_channels, ..Case::default() }.check();
+    }
+}
+
+/// Outputs of more bytes than an L2 cache has, to which tiles run across: in groups, with a half panel, with panels that fill more
+/// than the L1 cache, and with a last tile of less than the others' channels.
+#[test]
+fn large_outputs() {
+    for (pixels, in_channels, out_channels, groups) in
+        [(6000, 16, 96, 1), (2800, 20, 208, 2), (4100, 9, 136, 1), (330, 8, 1696, 1), (4500, 5, 122, 1)]
+    {
+        for (residual, threads) in [(false, 1), (true, 3)] {
+            let input = [1, 1, pixels, groups * in_channels];
+            let (activation, scale_shift) = (Activation::Prelu, residual);
+            Case { input, out_channels, groups, residual, scale_shift, threads, activation, ..Case::default() }.check();
+        }
     }
 }
 

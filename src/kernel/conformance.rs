@@ -46,6 +46,11 @@ macro_rules! suite {
             }
 
             #[test]
+            fn tiles_side_by_side_give_it_too() {
+                suite::tested($token, $isa).map(suite::tiles_across);
+            }
+
+            #[test]
             fn tiles_outside_a_strip_are_refused() {
                 suite::tested($token, $isa).map(suite::tiles_outside);
             }
@@ -374,8 +379,7 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
                 for k in [0, 1, 3, 4, 6, 11, 16, 18, 37] {
-                    let prefetch = variant % 2 == 1;
-                    let run = |strip: &Strip<'_>| (kernel.run)(simd, &strip.prefetching_output(prefetch), 2);
+                    let run = |strip: &Strip<'_>| (kernel.run)(simd, strip, 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
                     variant += 1;
                 }
@@ -390,6 +394,22 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
     }
 }
 
+pub(super) fn tiles_across<L: Lanes>(simd: L) {
+    let mut variant = 0;
+    for (nv, kernels) in tables::<L>() {
+        for (mr, across) in (1..).zip(kernels).filter_map(|(mr, kernel)| Some((mr, kernel.across?))) {
+            let what = std::format!("tiles of {mr} pixels x {nv} vectors side by side");
+            for channels in [1, 2, 3].into_iter().flat_map(|n| [n * nv * L::LANES, n * nv * L::LANES - 5]) {
+                for k in [0, 1, 4, 11, 18] {
+                    let run = |strip: &Strip<'_>| across(simd, strip, 2);
+                    check_strip::<L>(2 * mr, k, channels, variant, run, &what);
+                    variant += 1;
+                }
+            }
+        }
+    }
+}
+
 /// By the assertion that the kernels' unsafe code counts on, in every build.
 pub(super) fn tiles_outside<L: Lanes>(simd: L) {
     let check = |kernels: &[TileKernel<L>], nv: usize| {
@@ -398,7 +418,7 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
             let refused = |pixels: usize, channels: usize, tiles: usize, expected: &str| {
                 let mut y = std::vec![0.0; pixels * channels];
                 let input = (Pixels { data: &[], stride: 0, line_stride: 0 }, 0);
-                let panels = std::vec![row(|_| 0.0); last_panel + 1];
+                let panels = std::vec![row(|_| 0.0); last_panel + 2];
                 let output = OutputPixels { values: OutputValues::new(&mut y), stride: channels, line_stride: 0 };
                 let (activation, residual) = (Activation::Identity, ResidualOrder::BeforeActivation);
                 let epilogue = Epilogue { activation, residual, scaled: false, channels: &[] };
@@ -411,6 +431,10 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
             refused(2 * mr - 1, nv * L::LANES, 2, "tiles lie inside a line");
             if last_panel > 0 {
                 refused(mr, last_panel * PANEL, 1, "every panel has an output channel");
+            }
+            // Scalar code has one width.
+            if L::LANES > 1 {
+                refused(mr, nv * L::LANES + 1, 1, "the strip is as wide as a tile");
             }
         }
     };

@@ -62,6 +62,12 @@ pub(crate) use strip::{Pixels, Residual, Strip};
 /// Output channels of a panel of packed weights, on every ISA.
 pub(crate) const PANEL: usize = 16;
 
+/// Register tiles that run across the output channels: their most pixels, and their panels. A store writes a cache line there, the
+/// next one its neighbour, and the hardware fetches those ahead. On Sapphire Rapids bare loops from 16 channels to 96 beyond
+/// L2 reach 91 % of the peak by 4 x 48, 90 by 4 x 64, 83 by 4 x 96, 76 by 14 x 32.
+pub(crate) const ACROSS_PIXELS: usize = 4;
+pub(crate) const ACROSS_PANELS: usize = 3;
+
 /// One row of a panel: the weights of 16 output channels for one input channel, or their biases.
 ///
 /// A cache line, so that no load of one crosses into a second.
@@ -262,6 +268,8 @@ const fn half<L: Lanes>() -> usize {
 pub(crate) struct TileKernel<L> {
     /// Runs so many tiles down each line of a strip.
     pub run: fn(L, &Strip<'_>, tiles: usize),
+    /// The same for a strip that is several tiles wide, where there is such a kernel: across them first, then down.
+    pub across: Option<fn(L, &Strip<'_>, tiles: usize)>,
     /// Of how many of its pixels a tile holds quads in registers.
     pub quads: usize,
     /// Whether two pixels' values are interleaved in memory.

@@ -113,7 +113,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     debug_assert_eq!(strip.out_channels(), F);
     let k = strip.in_channels();
     // SAFETY: the strip has output channels, and so a panel.
-    let panel = unsafe { strip.panel(0) };
+    let panel = unsafe { strip.panel(start, 0) };
     let steps = strip.steps(1);
     let mut first = [start.input; G];
     unrolled::<G>(

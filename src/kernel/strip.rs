@@ -112,13 +112,16 @@ impl Steps {
     }
 }
 
-/// Where a tile begins. What would be products of its line and its first pixel are sums: [`Strip::behind`] and
-/// [`Strip::next_line`] add to those of the tile before.
+/// Where a tile begins. What would be products of its line, its first pixel and its first panel are sums: [`Strip::behind`],
+/// [`Strip::beside`] and [`Strip::next_line`] add to those of the tile before.
 #[derive(Clone, Copy)]
 pub(super) struct Start {
     pub line: usize,
     /// Of the line.
     pub pixel: usize,
+    /// The first of its panels, and which row of all panels is the first of that.
+    pub panel: usize,
+    row: usize,
     /// Where its pixels begin.
     pub input: *const f32,
     /// Which value of the output is its first.
@@ -142,7 +145,6 @@ pub(crate) struct Strip<'a> {
     epilogue: Epilogue<'a>,
     next_panels: &'a [Row],
     prefetch_input: bool,
-    prefetch_output: bool,
 }
 
 impl<'a> Strip<'a> {
@@ -170,21 +172,8 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        let (next_panels, prefetch_input, prefetch_output) = (&[], false, false);
-        Self {
-            x,
-            y,
-            residual,
-            panels,
-            in_channels,
-            out_channels,
-            lines,
-            pixels,
-            epilogue,
-            next_panels,
-            prefetch_input,
-            prefetch_output,
-        }
+        let (next_panels, prefetch_input) = (&[], false);
+        Self { x, y, residual, panels, in_channels, out_channels, lines, pixels, epilogue, next_panels, prefetch_input }
     }
 
     /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
@@ -195,15 +184,6 @@ impl<'a> Strip<'a> {
     /// The strip, whose narrow kernel prefetches pixels.
     pub fn prefetching_input(self, prefetch_input: bool) -> Self {
         Self { prefetch_input, ..self }
-    }
-
-    /// The strip, whose tiles prefetch what they will write.
-    pub fn prefetching_output(self, prefetch_output: bool) -> Self {
-        Self { prefetch_output, ..self }
-    }
-
-    pub fn prefetches_output(&self) -> bool {
-        self.prefetch_output
     }
 
     pub fn prefetches_input(&self) -> bool {
@@ -231,6 +211,12 @@ impl<'a> Strip<'a> {
         self.out_channels
     }
 
+    /// Those from the panel of a start on.
+    #[inline(always)]
+    pub(super) fn out_channels_from(&self, start: Start) -> usize {
+        self.out_channels - start.panel * PANEL
+    }
+
     pub fn lines(&self) -> usize {
         self.lines
     }
@@ -244,10 +230,10 @@ impl<'a> Strip<'a> {
         self.epilogue
     }
 
-    /// What the epilogue has for the channels of the `p`-th panel.
+    /// What the epilogue has for the channels of the `p`-th panel from a start on.
     #[inline(always)]
-    pub fn channels(&self, p: usize) -> Option<&'a Channels> {
-        self.epilogue.channels.get(p)
+    pub(super) fn channels(&self, start: Start, p: usize) -> Option<&'a Channels> {
+        self.epilogue.channels.get(start.panel + p)
     }
 
     pub fn has_residual(&self) -> bool {
@@ -259,14 +245,17 @@ impl<'a> Strip<'a> {
         self.out_channels == 1 && self.y.stride == 1
     }
 
+    /// The `p`-th panel from a start on.
+    ///
     /// # Safety
-    /// `p * PANEL < out_channels`.
+    /// The strip has output channels of that panel.
     #[inline(always)]
-    pub(super) unsafe fn panel(&self, p: usize) -> Panel<'a> {
-        debug_assert!(p * PANEL < self.out_channels);
+    pub(super) unsafe fn panel(&self, start: Start, p: usize) -> Panel<'a> {
+        debug_assert!((start.panel + p) * PANEL < self.out_channels);
         let len = self.in_channels + 1;
-        // SAFETY: `new` has checked that the panels of all output channels are there, and the `p`-th is one of them.
-        let rows = unsafe { self.panels.get_unchecked(p * len..).get_unchecked(..len) };
+        debug_assert_eq!(start.row, start.panel * len);
+        // SAFETY: `new` has checked that the panels of all output channels are there, and this is one of them.
+        let rows = unsafe { self.panels.get_unchecked(start.row + p * len..).get_unchecked(..len) };
         let (fours, rest) = rows[1..].as_chunks();
         Panel { bias: &rows[0], fours, rest }
     }
@@ -296,6 +285,8 @@ impl<'a> Strip<'a> {
         Start {
             line,
             pixel,
+            panel: 0,
+            row: 0,
             input: self.x.data.as_ptr().wrapping_add(of(self.x.line_stride, self.x.stride)),
             output: of(self.y.line_stride, self.y.stride),
             values: of(self.pixels.wrapping_mul(self.in_channels), self.in_channels),
@@ -306,12 +297,23 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) fn behind(&self, start: Start, pixels: usize) -> Start {
         Start {
-            line: start.line,
             pixel: start.pixel + pixels,
             // Behind the last tile there may be no pixel, whatever the stride.
             input: opaque!(start.input.wrapping_add(pixels.wrapping_mul(self.x.stride))),
             output: opaque!(start.output.wrapping_add(pixels.wrapping_mul(self.y.stride))),
             values: opaque!(start.values.wrapping_add(pixels.wrapping_mul(self.in_channels))),
+            ..start
+        }
+    }
+
+    /// The start of the tile beside one of so many panels: of the same pixels.
+    #[inline(always)]
+    pub(super) fn beside(&self, start: Start, panels: usize) -> Start {
+        Start {
+            panel: start.panel + panels,
+            row: start.row + panels * (self.in_channels + 1),
+            output: start.output.wrapping_add(panels * PANEL),
+            ..start
         }
     }
 
@@ -320,18 +322,12 @@ impl<'a> Strip<'a> {
     pub(super) fn next_line(&self, start: Start) -> Start {
         Start {
             line: start.line + 1,
-            pixel: start.pixel,
             // Behind the last line, likewise.
             input: start.input.wrapping_add(self.x.line_stride),
             output: start.output.wrapping_add(self.y.line_stride),
             values: start.values.wrapping_add(self.pixels.wrapping_mul(self.in_channels)),
+            ..start
         }
-    }
-
-    /// Where output pixel `m` from a start on begins, for a hint.
-    #[inline(always)]
-    pub(super) fn output_place(&self, start: Start, m: usize) -> *const f32 {
-        self.y.values.as_ptr().wrapping_add(start.output + m * self.y.stride)
     }
 
     /// From a place in one pixel to the same in the `m`-th behind it.
@@ -360,17 +356,20 @@ impl<'a> Strip<'a> {
     /// The first `channels` values of the residual of pixel `m` from a start on.
     ///
     /// # Safety
-    /// The strip contains the pixel, `channels <= out_channels`, there is a residual, and no slice from
+    /// The strip contains the pixel and `channels` output channels from the start on, there is a residual, and no slice from
     /// [`output`](Self::output) of this pixel is in use.
     #[inline(always)]
     pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: usize) -> &'a [f32] {
-        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels);
+        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels_from(start));
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
             match self.residual {
                 Residual::None => &[],
-                Residual::Of(r) => r.get(start.line * r.line_stride + (start.pixel + m) * r.stride, channels),
+                Residual::Of(r) => {
+                    let pixel = start.line * r.line_stride + (start.pixel + m) * r.stride;
+                    r.get(pixel + start.panel * PANEL, channels)
+                }
                 Residual::Output => self.y.values.slice(start.output + m * self.y.stride, channels),
             }
         }
@@ -379,10 +378,10 @@ impl<'a> Strip<'a> {
     /// The first `channels` values of output pixel `m` from a start on.
     ///
     /// # Safety
-    /// The strip contains the pixel, `channels <= out_channels`, and no other slice of this pixel is in use.
+    /// The strip contains the pixel and `channels` output channels from the start on, and no other slice of this pixel is in use.
     #[inline(always)]
     pub(super) unsafe fn output(&self, start: Start, m: usize, channels: usize) -> &'a mut [f32] {
-        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels);
+        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels_from(start));
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that they are this strip's alone.
         unsafe { self.y.values.slice_mut(start.output + m * self.y.stride, channels) }

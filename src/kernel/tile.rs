@@ -17,8 +17,9 @@
 //!    loads of later steps start early, and the tile no longer fits in the registers.
 //! 4. The next tile's pixels are prefetched. Where they come from memory or a far cache, a hardware prefetcher starts anew for
 //!    each pixel, and a quarter of the time was lost.
-//! 5. So are the tile's own outputs, on request: a store waits until its cache line is there, and where the line comes from
-//!    beyond L2 and few k's go by, stores queue up until nothing else goes on.
+//! 5. Where an output comes from beyond L2 and few k's go by, stores wait for their cache lines until nothing else goes on. There
+//!    tiles run across the output channels before they go down the pixels, of few pixels and in stores of whole lines: these
+//!    follow each other in memory, and the hardware fetches the next ones meanwhile.
 //! 6. Where accumulators and weights take every register, the pixels' values are held instead, if they are fewer: 3 x 4 with
 //!    AVX2, which takes 7 loads in place of 9. On Sapphire Rapids it is 3 % faster where panels come from L1, and 3 to 4 %
 //!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
@@ -35,7 +36,7 @@
 //!    pixels' values are interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend
 //!    takes a multiply-add's place, and loads do not, not even those that put every second weight twice.
 
-use super::{Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
+use super::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -56,7 +57,17 @@ const FOURS: usize = PANEL / 4;
 impl<L: Lanes> TileKernel<L> {
     /// Of tiles of `MR` pixels by `NV` vectors, the last of them shared or not, which hold quads of `QUADS` of their pixels.
     pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>() -> Self {
-        Self { run: kernel::<L, MR, NV, QUADS, LAST>, quads: QUADS, paired: LAST == PAIRED }
+        Self {
+            run: kernel::<L, MR, NV, QUADS, LAST, false>,
+            across: if Self::goes_across(MR, NV) { Some(kernel::<L, MR, NV, QUADS, LAST, true>) } else { None },
+            quads: QUADS,
+            paired: LAST == PAIRED,
+        }
+    }
+
+    /// Whether there is a kernel that runs such tiles across the output channels.
+    const fn goes_across(mr: usize, nv: usize) -> bool {
+        L::LANES == PANEL && mr <= ACROSS_PIXELS && nv == ACROSS_PANELS
     }
 
     /// Whether tiles so many vectors wide that are not full are finished in registers too: where masks store a part of a vector,
@@ -66,17 +77,22 @@ impl<L: Lanes> TileKernel<L> {
     }
 }
 
-/// Runs `tiles` tiles down each line of the strip, from its first pixel on.
-fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
+/// Runs `tiles` tiles down each line of the strip, from its first pixel on. `ACROSS`: as many tiles, side by side, for each, as the
+/// strip is wide; else it is as wide as a tile.
+fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8, const ACROSS: bool>(
     simd: L,
     strip: &Strip<'_>,
     tiles: usize,
 ) {
     /// A type rather than a closure: a closure is called through a shim that is not inlined for certain, and what is not
     /// inlined is not compiled for the ISA.
-    struct Down<'a, L, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(L, &'a Strip<'a>, usize);
-    impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8> pulp::NullaryFnOnce
-        for Down<'_, L, MR, NV, QUADS, LAST>
+    struct Down<'a, L, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8, const ACROSS: bool>(
+        L,
+        &'a Strip<'a>,
+        usize,
+    );
+    impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8, const ACROSS: bool>
+        pulp::NullaryFnOnce for Down<'_, L, MR, NV, QUADS, LAST, ACROSS>
     {
         type Output = ();
 
@@ -84,12 +100,19 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
         fn call(self) {
             // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
             let strip = *self.1;
+            let side_by_side = if ACROSS { strip.out_channels().div_ceil(const { NV * L::LANES }) } else { 1 };
             let mut line = strip.start(0, 0);
             for _ in 0..strip.lines() {
                 let mut start = line;
                 for _ in 0..self.2 {
-                    // SAFETY: asserted below.
-                    unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, self.1, start) };
+                    let mut at = start;
+                    for _ in 0..side_by_side {
+                        // SAFETY: asserted below.
+                        unsafe { tile::<L, MR, NV, QUADS, LAST, ACROSS>(self.0, &strip, self.1, at) };
+                        if ACROSS {
+                            at = strip.beside(at, const { NV * L::LANES / PANEL });
+                        }
+                    }
                     start = strip.behind(start, MR);
                 }
                 line = strip.next_line(line);
@@ -98,8 +121,11 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
     }
     assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside a line");
     let last_panel = const { (NV - 1) * L::LANES / PANEL };
-    assert!(strip.out_channels() > last_panel * PANEL, "every panel has an output channel");
-    simd.vectorize(Down::<L, MR, NV, QUADS, LAST>(simd, strip, tiles));
+    let width = const { NV * L::LANES };
+    assert!(ACROSS || strip.out_channels() <= width, "the strip is as wide as a tile");
+    let of_last_tile = if ACROSS { (strip.out_channels() - 1) % width + 1 } else { strip.out_channels() };
+    assert!(of_last_tile > last_panel * PANEL, "every panel has an output channel");
+    simd.vectorize(Down::<L, MR, NV, QUADS, LAST, ACROSS>(simd, strip, tiles));
 }
 
 /// `strip` is a copy of `original`.
@@ -107,7 +133,7 @@ fn kernel<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const 
 /// # Safety
 /// The strip has `MR` pixels from the start on, and an output channel in each panel of the tile.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8, const ACROSS: bool>(
     simd: L,
     strip: &Strip<'_>,
     original: &Strip<'_>,
@@ -117,13 +143,13 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
-    debug_assert!(strip.out_channels() > (NV - 1) / per_panel * PANEL);
-    // SAFETY: the strip has output channels, and so a panel.
-    let mut panels = [unsafe { strip.panel(0) }; NV];
+    debug_assert!(strip.out_channels_from(start) > (NV - 1) / per_panel * PANEL);
+    // SAFETY: this function's contract.
+    let mut panels = [unsafe { strip.panel(start, 0) }; NV];
     unrolled::<NV>(
         #[inline(always)]
         // SAFETY: this function's contract.
-        |v| panels[v] = unsafe { strip.panel(v / per_panel) },
+        |v| panels[v] = unsafe { strip.panel(start, v / per_panel) },
     );
     let pointers = const { pointers::<L>(NV, QUADS) };
     let steps = strip.steps(pointers);
@@ -136,16 +162,6 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         |m, v| acc[m][v] = load::<L, MR, NV, LAST>(simd, panels[v].bias, [m, v]),
     );
     let ahead = strip.ahead(start, MR);
-    if strip.prefetches_output() {
-        unrolled::<MR>(
-            #[inline(always)]
-            |m| {
-                for line in (0..NV * L::LANES).step_by(PANEL) {
-                    simd.prefetch(strip.output_place(start, m).wrapping_add(line));
-                }
-            },
-        );
-    }
     let mut pairs = [[Row([0.0; PANEL]); 2]; MR];
     // Where the pairs of four k's stand among a panel's. Opaque, or the compiler would keep them in registers, and shuffle.
     let place_of_pairs =
@@ -233,19 +249,22 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     );
 
     let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
+    let channels = all.min(strip.out_channels_from(start));
     let is_short = strip.epilogue().is_short(strip.has_residual());
-    if strip.out_channels() >= all && is_short {
+    if channels == all && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers(simd, strip, start, acc, all) };
+        unsafe { finish_in_registers::<L, MR, NV, ACROSS>(simd, strip, start, acc, all) };
     } else if const { TileKernel::<L>::finishes_parts(NV) } && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers(simd, strip, start, acc, strip.out_channels().min(const { L::LANES - 1 })) };
+        unsafe {
+            finish_in_registers::<L, MR, NV, ACROSS>(simd, strip, start, acc, channels.min(const { L::LANES - 1 }))
+        };
     } else {
         // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
         // it there.
-        let (copy, channels) = (acc, all.min(strip.out_channels()));
+        let (copy, place) = (acc, [start.line, start.pixel, start.panel]);
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, original, [start.line, start.pixel], copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, original, place, copy.as_flattened(), NV, channels) };
     }
 }
 
@@ -280,14 +299,14 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
 /// # Safety
 /// The strip has `MR` pixels from the start on, and `channels` output channels.
 #[inline(always)]
-unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
+unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize, const ACROSS: bool>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
 ) {
-    debug_assert!(strip.contains(start, MR) && channels <= strip.out_channels());
+    debug_assert!(strip.contains(start, MR) && channels <= strip.out_channels_from(start));
     if strip.has_residual() {
         for_each::<MR, NV>(
             #[inline(always)]
@@ -301,7 +320,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     macro_rules! store {
         ($halved:literal, $activation:expr) => {
             // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, $halved>(simd, strip, start, &acc, channels, $activation) }
+            unsafe { store::<L, MR, NV, $halved, ACROSS>(simd, strip, start, &acc, channels, $activation) }
         };
     }
     match strip.epilogue().activation {
@@ -318,7 +337,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
         Activation::Prelu => store!(
             false,
             #[inline(always)]
-            |x, v| match strip.channels(v / const { PANEL / L::LANES }) {
+            |x, v| match strip.channels(start, v / const { PANEL / L::LANES }) {
                 Some(channels) => {
                     epilogue::leaky_relu(simd, x, simd.load(&channels.slope, v % const { PANEL / L::LANES }))
                 }
@@ -342,13 +361,13 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
 unsafe fn finish_rows<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    [line, pixel]: [usize; 2],
+    [line, pixel, panel]: [usize; 3],
     sums: &[L::Vector],
     nv: usize,
     channels: usize,
 ) {
-    let start = strip.start(line, pixel);
-    debug_assert!(strip.contains(start, sums.len() / nv) && channels <= strip.out_channels());
+    let start = strip.beside(strip.start(line, pixel), panel);
+    debug_assert!(strip.contains(start, sums.len() / nv) && channels <= strip.out_channels_from(start));
     struct Rows<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
@@ -379,7 +398,7 @@ unsafe fn finish_rows<L: Lanes>(
                 }
                 let of_channels = epilogue.of_channels(
                     simd,
-                    v / per_panel,
+                    start.panel + v / per_panel,
                     #[inline(always)]
                     |row| simd.load(row, v % per_panel),
                 );
@@ -413,7 +432,7 @@ unsafe fn finish_rows<L: Lanes>(
 /// # Safety
 /// As for [`finish_in_registers`].
 #[inline(always)]
-unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
+unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool, const ACROSS: bool>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
@@ -435,7 +454,7 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
                 #[inline(always)]
                 |v| {
                     let to = &mut to[part::<L>(v, channels)];
-                    if HALVED { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
+                    if HALVED && !ACROSS { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
                 },
             );
         },
