@@ -588,20 +588,21 @@ impl Cut {
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// How many of these chunks, from the first on, are computed side by side: as wide, of the same group, and with panels that stay
+    /// Whether this chunk's tiles may run across it and those that follow: it is full, and as wide as the others.
+    fn goes_across(&self, chunk: &Chunk) -> bool {
+        self.across && chunk.channels.len() == ACROSS_PANELS * PANEL
+    }
+
+    /// How many of so many chunks, from this one on, are computed side by side: as wide, of the same group, and with panels that stay
     /// in the L1 cache.
-    pub fn side_by_side(&self, chunks: &Range<usize>) -> usize {
-        if !self.across {
-            return 1;
-        }
-        let (first, width) = (self.chunk(chunks.start), ACROSS_PANELS * PANEL);
-        if first.kernel != Kernel::Tile || first.channels.len() < width {
+    pub fn side_by_side(&self, first: &Chunk, chunks: usize) -> usize {
+        if !self.goes_across(first) {
             return 1;
         }
         let most = L1_BYTES / (ACROSS_PANELS * (self.in_channels + 1) * size_of::<Row>());
         // The last one of a group may be narrower or not full, and is left to itself.
-        let of_group = (self.out_channels.min(self.panels * PANEL) - first.channels.start) / width;
-        chunks.len().min(of_group).min(most).max(1)
+        let channels = self.out_channels.min(self.panels * PANEL) - first.channels.start;
+        chunks.min(channels / first.channels.len()).min(most).max(1)
     }
 
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
@@ -617,7 +618,7 @@ impl Cut {
         };
         let kernels = chunk.tiles::<L>();
         let mut most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
-        if self.across && chunk.channels.len() == ACROSS_PANELS * PANEL {
+        if self.goes_across(chunk) {
             most_rows = most_rows.min(ACROSS_PIXELS);
         }
         split(most_rows, pixels)

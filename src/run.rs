@@ -207,11 +207,11 @@ impl Job<'_> {
         let Self { conv, cut, lines, residual, y } = self;
         let mut rest = chunks;
         while !rest.is_empty() {
-            let (chunk, side_by_side) = (cut.chunk(rest.start), cut.side_by_side(&rest));
+            let chunk = cut.chunk(rest.start);
+            let side_by_side = cut.side_by_side(&chunk, rest.len());
             rest.start += side_by_side;
             let (group, is_wide) = (chunk.group, side_by_side > 1);
-            let end = if is_wide { cut.chunk(rest.start - 1).channels.end } else { chunk.channels.end };
-            let channels = chunk.channels.start..end;
+            let channels = chunk.channels.start..chunk.channels.end + (side_by_side - 1) * chunk.channels.len();
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
             let panels = self.panels(group, &channels);

@@ -13,7 +13,7 @@
 //! values, and one multiply-add of the half panel, loaded twice, serves both. 14 pixels take 21 multiply-adds in place of 28
 //! and reach 94 % of Zen 5's peak, where 16 channels by tiles and 8 by the narrow kernel reached 86. On Intel's cores, where
 //! such a shuffle takes a turn of the multiply-adds, that is no faster than two vectors: 73 %. There, from 8 pixels on, the
-//! values of two pixels are interleaved in memory and broadcast from there together: 80 %, and 87 in a bare loop.
+//! values of two pixels are interleaved in memory and broadcast from there together: 80 %, and 90 in a bare loop.
 //!
 //! What the loop hides badly on Zen 5 are the stores: a 512-bit store keeps both multiply-add pipes idle for a cycle where
 //! many come in a row. Tiles of up to 16 accumulators hide them, and the plan takes those where K is small; else two 256-bit

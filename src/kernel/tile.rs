@@ -31,10 +31,10 @@
 //!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
 //!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
 //! 9. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
-//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: of three
-//!    vectors for both, even lanes are the first one's, odd lanes the second one's, and each weight stands twice. The two
-//!    pixels' values are interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend
-//!    takes a multiply-add's place, and loads do not, not even those that put every second weight twice.
+//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: of three vectors for
+//!    both, even lanes are the first one's, odd lanes the second one's, and each weight stands twice. The two pixels' values are
+//!    interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend takes a
+//!    multiply-add's place, and loads do not, not even those that put every second weight twice.
 
 use super::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
 use crate::{
