@@ -38,6 +38,8 @@ struct Tuning {
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
     hidden_stores: usize,
     store: usize,
+    /// Two stores of half a vector each are cheaper than one.
+    halves_stores: bool,
     /// Each vector of a tile whose output channels are not all there, if it is finished out of line.
     partial: usize,
     /// Each pixel of a tile beyond 8, for their addresses.
@@ -82,6 +84,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         accumulators: &[ANY],
         hidden_stores,
         store: 8,
+        halves_stores: false,
         partial: 40,
         pixel,
         quads: 0,
@@ -112,7 +115,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
                     ..both
                 }
             } else {
-                Tuning { quads: 160, ..both }
+                Tuning { quads: 160, halves_stores: true, ..both }
             }
         }
     }
@@ -283,6 +286,8 @@ pub(crate) struct Cut {
     pub prefetch_input: bool,
     /// Tiles run across the chunks before they go down the pixels.
     pub across: bool,
+    /// Tiles store vectors by halves.
+    pub halves_stores: bool,
     /// No tile should have more pixels, or more accumulators.
     most_rows: usize,
     most_accumulators: usize,
@@ -546,6 +551,7 @@ impl Cut {
             chunks: divide_up(panels, if across { ACROSS_PANELS } else { widest }),
             tail,
             across,
+            halves_stores: tuning.halves_stores,
             prefetch_input: bytes(k) > tuning.prefetch_input,
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,

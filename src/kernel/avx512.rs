@@ -24,6 +24,10 @@
 //! | none       | 35             | 7                       |
 //! | relu       | 17             | 10                      |
 //! | clamp      | 7              | 21                      |
+//!
+//! On Intel's cores each store has its place in a queue, which is full sooner: whole vectors take 2 to 3 % less time where
+//! outputs do not stay in L2 (56x56x24 to 144 channels), 1 to 4 % more where they do (14x14x64 to 384, 28x28x32 to 192), and
+//! 2 to 7 % less for all of these where another thread runs on the same core.
 
 use super::{Lanes, NarrowKernel, Row, TileKernel, narrow, tile};
 use bytemuck::must_cast;

@@ -213,10 +213,14 @@ pub(super) fn partial<L: Lanes>(simd: L) {
         let vector = simd.load(&all, part);
         for len in 1..=L::LANES {
             let expected = &all.0[part * L::LANES..][..len];
-            let mut out = [-1.0; 2 * PANEL];
-            simd.store_first(vector, &mut out[3..3 + len]);
-            assert_eq!(&out[3..3 + len], expected);
-            assert!(out[..3].iter().chain(&out[3 + len..]).all(|value| *value == -1.0), "wrote outside");
+            let mut out = [0.0; 2 * PANEL];
+            let stores: [fn(L, L::Vector, &mut [f32]); 2] = [L::store_first, L::store_first_halved];
+            for store in stores {
+                out = [-1.0; 2 * PANEL];
+                store(simd, vector, &mut out[3..3 + len]);
+                assert_eq!(&out[3..3 + len], expected);
+                assert!(out[..3].iter().chain(&out[3 + len..]).all(|value| *value == -1.0), "wrote outside");
+            }
             let mut back = Row([-1.0; PANEL]);
             simd.store(simd.load_first(&out[3..3 + len]), &mut back, part);
             let back = &back.0[part * L::LANES..][..L::LANES];
@@ -379,8 +383,10 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             let what = std::format!("tile of {mr} pixels x {nv} vectors");
             for channels in channels.clone() {
                 for k in [0, 1, 3, 4, 6, 11, 16, 18, 37] {
-                    let run = |strip: &Strip<'_>| (kernel.run)(simd, strip, 2);
-                    check_strip::<L>(2 * mr, k, channels, variant, run, &what);
+                    for halves_stores in [false, true] {
+                        let run = |strip: &Strip<'_>| (kernel.run)(simd, &strip.halving_stores(halves_stores), 2);
+                        check_strip::<L>(2 * mr, k, channels, variant, run, &what);
+                    }
                     variant += 1;
                 }
             }

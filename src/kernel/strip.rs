@@ -145,6 +145,7 @@ pub(crate) struct Strip<'a> {
     epilogue: Epilogue<'a>,
     next_panels: &'a [Row],
     prefetch_input: bool,
+    halves_stores: bool,
 }
 
 impl<'a> Strip<'a> {
@@ -172,8 +173,20 @@ impl<'a> Strip<'a> {
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
-        let (next_panels, prefetch_input) = (&[], false);
-        Self { x, y, residual, panels, in_channels, out_channels, lines, pixels, epilogue, next_panels, prefetch_input }
+        Self {
+            x,
+            y,
+            residual,
+            panels,
+            in_channels,
+            out_channels,
+            lines,
+            pixels,
+            epilogue,
+            next_panels: &[],
+            prefetch_input: false,
+            halves_stores: false,
+        }
     }
 
     /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
@@ -184,6 +197,15 @@ impl<'a> Strip<'a> {
     /// The strip, whose narrow kernel prefetches pixels.
     pub fn prefetching_input(self, prefetch_input: bool) -> Self {
         Self { prefetch_input, ..self }
+    }
+
+    /// The strip, whose tiles store a vector by halves where no activation or ReLU follows the sum.
+    pub fn halving_stores(self, halves_stores: bool) -> Self {
+        Self { halves_stores, ..self }
+    }
+
+    pub fn halves_stores(&self) -> bool {
+        self.halves_stores
     }
 
     pub fn prefetches_input(&self) -> bool {

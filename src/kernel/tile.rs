@@ -36,7 +36,9 @@
 //!    interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend takes a
 //!    multiply-add's place, and loads do not, not even those that put every second weight twice.
 
-use super::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, pair_at, unrolled};
+use super::{
+    ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, half, pair_at, unrolled,
+};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -253,12 +255,10 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let is_short = strip.epilogue().is_short(strip.has_residual());
     if channels == all && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers::<L, MR, NV, ACROSS>(simd, strip, start, acc, all) };
+        unsafe { finish_in_registers::<L, MR, NV>(simd, strip, start, acc, all) };
     } else if const { TileKernel::<L>::finishes_parts(NV) } && is_short {
         // SAFETY: this function's contract.
-        unsafe {
-            finish_in_registers::<L, MR, NV, ACROSS>(simd, strip, start, acc, channels.min(const { L::LANES - 1 }))
-        };
+        unsafe { finish_in_registers::<L, MR, NV>(simd, strip, start, acc, channels.min(const { L::LANES - 1 })) };
     } else {
         // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
         // it there.
@@ -299,7 +299,7 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
 /// # Safety
 /// The strip has `MR` pixels from the start on, and `channels` output channels.
 #[inline(always)]
-unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize, const ACROSS: bool>(
+unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
@@ -320,12 +320,18 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize, const 
     macro_rules! store {
         ($halved:literal, $activation:expr) => {
             // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, $halved, ACROSS>(simd, strip, start, &acc, channels, $activation) }
+            unsafe { store::<L, MR, NV, $halved>(simd, strip, start, &acc, channels, $activation) }
+        };
+        ($activation:expr) => {
+            if const { L::LANES == PANEL } && strip.halves_stores() {
+                store!(true, $activation)
+            } else {
+                store!(false, $activation)
+            }
         };
     }
     match strip.epilogue().activation {
         Activation::Relu => store!(
-            true,
             #[inline(always)]
             |x, _| epilogue::relu(simd, x)
         ),
@@ -345,7 +351,6 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize, const 
             }
         ),
         _ => store!(
-            true,
             #[inline(always)]
             |x, _| x
         ),
@@ -416,7 +421,7 @@ unsafe fn finish_rows<L: Lanes>(
                     };
                 }
                 // Twice, so that in the usual case the length is a constant.
-                if part.len() == L::LANES {
+                if L::LANES == 1 || part.len() == L::LANES {
                     down!(part.start..part.start + L::LANES);
                 } else {
                     down!(part.clone());
@@ -432,7 +437,7 @@ unsafe fn finish_rows<L: Lanes>(
 /// # Safety
 /// As for [`finish_in_registers`].
 #[inline(always)]
-unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool, const ACROSS: bool>(
+unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
@@ -454,7 +459,9 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool, 
                 #[inline(always)]
                 |v| {
                     let to = &mut to[part::<L>(v, channels)];
-                    if HALVED && !ACROSS { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
+                    // Half a vector needs no mask.
+                    let is_half = NV > 1 && to.len() == half::<L>();
+                    if HALVED || is_half { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
                 },
             );
         },
