@@ -25,8 +25,9 @@
 //!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
 //!    multiply-add.
 //! 7. One vector wide, AVX-512 multiplies by a pixel's value that the multiply-add loads itself. Where the address of such an
-//!    instruction has an index, Intel's cores split it in two and lose a tenth: half the pixels have pointers of their own, and
-//!    the other half one index. 14x14x480 to 16 channels gain 9 %, 28x28x192 and 112x112x32 to 16 5 %.
+//!    instruction has an index, Intel's cores split it in two and lose a tenth: pixels have pointers of their own as far as
+//!    there are registers, and those behind them one index. With 7 pointers 14x14x480 to 16 channels gain 9 %, 28x28x192 and
+//!    112x112x32 to 16 5 %; with 11 all of them 3 % more, and 7 to 15 % where another thread runs on the same core.
 //! 8. A tile's addresses are sums from tile to tile, not products of its first pixel. On Intel's cores a product needs a port
 //!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
 //!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
@@ -498,7 +499,7 @@ const fn takes_every_register<L: Lanes>(mr: usize, nv: usize) -> bool {
 
 /// To how many pixels a tile holds pointers: to the first, or to as many as leave registers for the rest.
 const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
-    if nv == 1 && quads == 0 && L::LANES == PANEL { 7 } else { 1 }
+    if nv == 1 && quads == 0 && L::LANES == PANEL { 11 } else { 1 }
 }
 
 /// A sum, behind a wall for the compiler's scheduler or not.
