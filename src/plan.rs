@@ -35,6 +35,8 @@ struct Tuning {
     across: usize,
     /// The most accumulators of a tile: what there is to choose from.
     accumulators: &'static [usize],
+    /// A tile of any size.
+    tile: usize,
     /// As many vectors a tile stores while other multiply-adds go on; each further one costs `store`.
     hidden_stores: usize,
     store: usize,
@@ -63,13 +65,15 @@ const ANY: usize = 31;
 /// cycles more than their multiply-adds, 16 take 2; with AVX2 no tile is large enough for that.
 ///
 /// Intel's server cores, measured on Sapphire Rapids, shuffle 512 bits in a pipe of the multiply-adds, and get a vector from L2
-/// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where few
-/// k's lead from few pixels to many channels. An output beyond L2 keeps stores waiting where few k's go by: by tiles that run
-/// across, 112x112x16 to 96 channels take 18 % less time than by tiles that go down and prefetch their outputs, 80x80x24 to 144
-/// 7 %, 27x27x8 to 1696 4 %. The narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a
-/// sixth less with AVX-512, a twentieth with AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than
-/// tiles, which take a seventh less from K = 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without
-/// are up to a third faster, which 11 accumulators lead to.
+/// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where
+/// few k's lead from few pixels to many channels. Where more k's go by, larger tiles win, for each of them costs something:
+/// 28x28x128 to 512 channels by 6 x 64 in place of 5 x 48 take 6 % less time, 14x14x96 to 576 by 6 x 64 in place of 4 x 64 3 %.
+/// An output beyond L2 keeps stores waiting where few k's go by: by tiles that run across, 112x112x16 to 96 channels take 18 %
+/// less time than by tiles that go down and prefetch their outputs, 80x80x24 to 144 7 %, 27x27x8 to 1696 4 %. The narrow kernel
+/// waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a sixth less with AVX-512, a twentieth with
+/// AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than tiles, which take a seventh less from K =
+/// 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without are up to a third faster, which 11
+/// accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,
@@ -82,6 +86,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         prefetch_input: 2 * BLOCK_BYTES,
         across: 0,
         accumulators: &[ANY],
+        tile: 0,
         hidden_stores,
         store: 8,
         halves_stores: false,
@@ -104,12 +109,13 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
             if L::is_intel() {
                 Tuning {
                     shuffle: 4,
-                    interleaved: 48,
+                    interleaved: 60,
                     far_vector: 22,
                     far_quad: 3,
                     prefetch_input: 0,
                     across: 32,
                     accumulators: &[ANY, 16, 11],
+                    tile: 128,
                     hidden_stores: 6,
                     call: 800,
                     ..both
@@ -720,7 +726,8 @@ fn tile_cost<L: Lanes>(
     let addresses = (mr.saturating_sub(8) * tuning.pixel).max(if nv == 1 { tuning.quads } else { 0 });
     let stores = accumulators.saturating_sub(tuning.hidden_stores) * tuning.store;
     let interleaved = if kernel.paired { mr * tuning.interleaved } else { 0 };
-    k.saturating_mul(step).saturating_add(pixels_far + panels_far + addresses + stores + interleaved)
+    let rest = pixels_far + panels_far + addresses + stores + interleaved;
+    k.saturating_mul(step).saturating_add(tuning.tile + rest)
 }
 
 /// What tiles `nv` vectors wide cost more where `f` output channels do not fill vectors of `full`.
