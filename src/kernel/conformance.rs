@@ -214,10 +214,14 @@ pub(super) fn partial<L: Lanes>(simd: L) {
         for len in 1..=L::LANES {
             let expected = &all.0[part * L::LANES..][..len];
             let mut out = [0.0; 2 * PANEL];
-            let stores: [fn(L, L::Vector, &mut [f32]); 2] = [L::store_first, L::store_first_halved];
-            for store in stores {
+            for halved in [true, false] {
                 out = [-1.0; 2 * PANEL];
-                store(simd, vector, &mut out[3..3 + len]);
+                let to = &mut out[3..3 + len];
+                if halved {
+                    simd.store_first_halved(vector, to)
+                } else {
+                    simd.store_first(vector, to)
+                }
                 assert_eq!(&out[3..3 + len], expected);
                 assert!(out[..3].iter().chain(&out[3 + len..]).all(|value| *value == -1.0), "wrote outside");
             }
