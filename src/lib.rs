@@ -110,6 +110,10 @@ mod epilogue;
 mod error;
 mod exec;
 mod isa;
+#[cfg_attr(
+    not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "tiles of vectors, where no vectors are")
+)]
 mod kernel;
 mod output;
 mod pack;

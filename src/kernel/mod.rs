@@ -37,6 +37,37 @@ macro_rules! opaque {
     }};
 }
 
+/// `unrolled! { for i in 0..N, at most 16 { .. } }`: the body once for each `i < N`, which is a constant there. N is a constant,
+/// or a generic one, of at most 4, 8 or 16.
+///
+/// A loop that stays a loop would index the accumulators by a variable, and they would live in memory. A macro, because the
+/// compiler spent most of its time on inlining closures and on what they hold in memory: so this crate is built with a quarter
+/// less work. For the same reason what depends on constants alone is decided by constants, closures that are passed on are
+/// `Copy`, which need no code to drop them, and there is one scalar kernel of plain loops.
+macro_rules! unrolled {
+    (for $i:ident in 0..$n:tt, at most 4 $body:block) => { unrolled!(@ $i $n 4 $body 0 1 2 3) };
+    (for $i:ident in 0..$n:tt, at most 8 $body:block) => { unrolled!(@ $i $n 8 $body 0 1 2 3 4 5 6 7) };
+    (for $i:ident in 0..$n:tt, at most 16 $body:block) => {
+        unrolled!(@ $i $n 16 $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+    (@ $i:ident $n:tt $most:literal $body:block $($value:literal)*) => {{
+        let () = crate::kernel::Numbers::<$n, $most>::AT_MOST;
+        $(if crate::kernel::Numbers::<$value, $n>::LESS {
+            #[allow(non_upper_case_globals, dead_code, reason = "the variable of a loop")]
+            const $i: usize = $value;
+            $body
+        })*
+    }};
+}
+
+/// Comparisons that the compiler makes once for each two numbers, in place of `const { A < B }` in each function.
+struct Numbers<const A: usize, const B: usize>;
+
+impl<const A: usize, const B: usize> Numbers<A, B> {
+    const LESS: bool = A < B;
+    const AT_MOST: () = assert!(A <= B);
+}
+
 pub(crate) mod narrow;
 mod scalar;
 mod strip;
@@ -194,10 +225,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn transpose<'a>(self, pixel: impl Fn(usize) -> &'a [f32; 4]) -> [Self::Vector; 4] {
         let mut columns = [self.splat(0.0); 4];
-        unrolled::<TRANSPOSE_STEPS>(
-            #[inline(always)]
-            |step| self.transpose_step(step, &pixel, &mut columns),
-        );
+        unrolled! { for step in 0..TRANSPOSE_STEPS, at most 8 { self.transpose_step(step, &pixel, &mut columns); } }
         columns
     }
 
@@ -322,29 +350,4 @@ fn transpose_step<V: Copy>(
             *columns = [a, c, column2, column3];
         }
     }
-}
-
-/// Calls `f(i, j)` for all `i < M` and `j < N`, unrolled whatever the size of `f`: a loop that stays a loop would index the
-/// accumulators by a variable, and they would live in memory.
-#[inline(always)]
-pub(crate) fn for_each<const M: usize, const N: usize>(mut f: impl FnMut(usize, usize)) {
-    unrolled::<M>(
-        #[inline(always)]
-        |i| {
-            unrolled::<N>(
-                #[inline(always)]
-                |j| f(i, j),
-            )
-        },
-    );
-}
-
-/// `f(0)` to `f(N - 1)`, for `N` up to 16.
-#[inline(always)]
-fn unrolled<const N: usize>(mut f: impl FnMut(usize)) {
-    const { assert!(N <= 16) };
-    macro_rules! steps {
-        ($($i:literal)*) => { $(if $i < N { f($i) })* };
-    }
-    steps!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
 }

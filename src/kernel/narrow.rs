@@ -12,7 +12,7 @@
 //! lane works, at the price of the columns: four of them come from one transposition of LANES pixels x 4 values. The panels
 //! are the same; a weight is one value of a row.
 
-use super::{Lanes, PANEL, Row, Start, Strip, TRANSPOSE_STEPS, for_each, unrolled};
+use super::{Lanes, PANEL, Row, Start, Strip, TRANSPOSE_STEPS};
 use crate::{
     Activation,
     epilogue::{self, Epilogue, WithActivation},
@@ -116,10 +116,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     let panel = unsafe { strip.panel(start, 0) };
     let steps = strip.steps(1);
     let mut first = [start.input; G];
-    unrolled::<G>(
-        #[inline(always)]
-        |g| first[g] = strip.step(start.input, g * L::LANES),
-    );
+    unrolled! { for g in 0..G, at most 4 { first[g] = strip.step(start.input, g * L::LANES); } }
     // From a place in a group's first pixel to the same in lane `l`'s.
     let lane = |place: *const f32, l: usize| {
         if count < L::LANES { strip.step(place, l.min(count - 1)) } else { steps.from(place, l) }
@@ -129,10 +126,9 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     let quad = |place, l| unsafe { &*lane(place, l).cast::<[f32; 4]>() };
 
     let mut acc = [[simd.splat(0.0); F]; G];
-    for_each::<G, F>(
-        #[inline(always)]
-        |g, f| acc[g][f] = simd.splat(panel.bias.0[f]),
-    );
+    unrolled! { for g in 0..G, at most 4 {
+        unrolled! { for f in 0..F, at most 16 { acc[g][f] = simd.splat(panel.bias.0[f]); } }
+    }}
     let ahead = const { loads_ahead::<L>(F, G) };
     let mut columns = [[simd.splat(0.0); 4]; G];
     if ahead && k >= 4 {
@@ -150,13 +146,9 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         // The last four once more, rather than a second copy of the loop's body.
         let four_to_load = if ahead { (four + 1).min(k / 4 - 1) } else { four };
         let mut place = first;
-        unrolled::<G>(
-            #[inline(always)]
-            |g| place[g] = opaque!(first[g].wrapping_add(4 * four_to_load)),
-        );
+        unrolled! { for g in 0..G, at most 4 { place[g] = opaque!(first[g].wrapping_add(4 * four_to_load)); } }
         let weight = |j: usize, f: usize| simd.splat(panel.fours[four][j].0[f]);
         if ahead {
-            let steps = G * TRANSPOSE_STEPS;
             let mut next = columns;
             multiply(
                 simd,
@@ -164,10 +156,12 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
                 &columns,
                 weight,
                 #[inline(always)]
-                |now, of| {
-                    let i = (now * steps).div_ceil(of);
+                |now| {
+                    // Before product `i * products / steps`, step i.
+                    let (steps, products) = const { (G * TRANSPOSE_STEPS, 4 * F) };
+                    let i = steps - (products - now) * steps / products;
                     let (g, step) = (i / TRANSPOSE_STEPS, i % TRANSPOSE_STEPS);
-                    if i < steps && i * of / steps == now {
+                    if i < steps && i * products / steps == now {
                         simd.transpose_step(
                             step,
                             #[inline(always)]
@@ -187,47 +181,39 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
                 &columns,
                 weight,
                 #[inline(always)]
-                |_, _| {},
+                |_| {},
             );
         } else {
             // For one channel, the weights have place in the registers.
             let mut held = [simd.splat(0.0); 4];
             if F == 1 {
-                unrolled::<4>(
-                    #[inline(always)]
-                    |j| held[j] = simd.pin(weight(j, 0)),
-                );
+                unrolled! { for j in 0..4, at most 4 { held[j] = simd.pin(weight(j, 0)); } }
             }
-            unrolled::<G>(
-                #[inline(always)]
-                |g| {
-                    multiply(
-                        simd,
-                        array::from_mut(&mut acc[g]),
-                        &transposed(simd, &[place[g]], quad),
-                        #[inline(always)]
-                        |j, f| if F == 1 { held[j] } else { weight(j, f) },
-                        #[inline(always)]
-                        |_, _| {},
-                    );
-                },
-            );
+            unrolled! { for g in 0..G, at most 4 {
+                multiply(
+                    simd,
+                    array::from_mut(&mut acc[g]),
+                    &transposed(simd, &[place[g]], quad),
+                    #[inline(always)]
+                    |j, f| if const { F == 1 } { held[j] } else { weight(j, f) },
+                    #[inline(always)]
+                    |_| {},
+                );
+            }}
         }
     }
     for rest in 0..k % 4 {
-        for_each::<G, F>(
-            #[inline(always)]
-            |g, f| {
-                let column = gather(
-                    simd,
-                    #[inline(always)]
-                    // SAFETY: as for a quad; it is one of the K % 4 values behind them.
-                    |l| unsafe { *lane(first[g].wrapping_add(k - k % 4 + rest), l) },
-                );
-                let weight = simd.splat(panel.rest[rest].0[f]);
-                acc[g][f] = simd.mul_add(column, weight, acc[g][f]);
-            },
-        );
+        unrolled! { for g in 0..G, at most 4 {
+            let column = gather(
+                simd,
+                #[inline(always)]
+                // SAFETY: as for a quad; it is one of the K % 4 values behind them.
+                |l| unsafe { *lane(first[g].wrapping_add(k - k % 4 + rest), l) },
+            );
+            unrolled! { for f in 0..F, at most 16 {
+                acc[g][f] = simd.mul_add(column, simd.splat(panel.rest[rest].0[f]), acc[g][f]);
+            }}
+        }}
     }
 
     let epilogue = strip.epilogue();
@@ -238,33 +224,25 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         return unsafe { finish_columns(simd, original, ([start.line, start.pixel], count), copy.as_flattened(), F) };
     }
     match epilogue.activation {
-        Activation::Relu => for_each::<G, F>(
-            #[inline(always)]
-            |g, f| acc[g][f] = epilogue::relu(simd, acc[g][f]),
-        ),
-        Activation::Clamp { min, max } => for_each::<G, F>(
-            #[inline(always)]
-            |g, f| acc[g][f] = epilogue::clamp(simd, acc[g][f], min, max),
-        ),
+        Activation::Relu => unrolled! { for g in 0..G, at most 4 {
+            unrolled! { for f in 0..F, at most 16 { acc[g][f] = epilogue::relu(simd, acc[g][f]); } }
+        }},
+        Activation::Clamp { min, max } => unrolled! { for g in 0..G, at most 4 {
+            unrolled! { for f in 0..F, at most 16 { acc[g][f] = epilogue::clamp(simd, acc[g][f], min, max); } }
+        }},
         _ => {}
     }
-    unrolled::<G>(
-        #[inline(always)]
-        |g| {
-            if F == 1 && strip.is_contiguous() {
-                // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
-                simd.store_first(acc[g][0], unsafe { strip.contiguous_output(start, g * L::LANES, count) });
-                return;
-            }
+    unrolled! { for g in 0..G, at most 4 {
+        if const { F == 1 } && strip.is_contiguous() {
+            // SAFETY: `count` pixels are inside the contiguous strip; the slice ends with this statement.
+            simd.store_first(acc[g][0], unsafe { strip.contiguous_output(start, g * L::LANES, count) });
+        } else {
             let mut columns = [Row([0.0; PANEL]); F];
-            unrolled::<F>(
-                #[inline(always)]
-                |f| simd.store(acc[g][f], &mut columns[f], 0),
-            );
+            unrolled! { for f in 0..F, at most 16 { simd.store(acc[g][f], &mut columns[f], 0); } }
             // SAFETY: this function's contract.
             unsafe { store_columns(simd, strip, start, g * L::LANES..g * L::LANES + count, &columns) };
-        },
-    );
+        }
+    }}
 }
 
 /// Stores what stands in a row for each output channel: back to a vector for each pixel, by the transposition of the input.
@@ -282,8 +260,8 @@ unsafe fn store_columns<L: Lanes>(simd: L, strip: &Strip<'_>, start: Start, pixe
             );
             for (row, m) in rows.into_iter().zip(pixels.start + l..pixels.end) {
                 // SAFETY: this function's contract; the slice ends with this round.
-                let out = unsafe { strip.output(start, m, columns.len()) };
-                simd.store_first(row, &mut out[channel..columns.len().min(channel + L::LANES)]);
+                let out = unsafe { strip.output(start, m, channel..columns.len().min(channel + L::LANES)) };
+                simd.store_first(row, out);
             }
         }
     }
@@ -328,7 +306,7 @@ unsafe fn finish_columns<L: Lanes>(
                             simd,
                             #[inline(always)]
                             // SAFETY: inside the strip, by the caller's contract, and it has a residual.
-                            |l| unsafe { strip.residual(start, first + l.min(count - 1), f) }[channel],
+                            |l| unsafe { strip.residual(start, first + l.min(count - 1), channel..f) }[0],
                         );
                         simd.store(residual, column, 0);
                     }
@@ -385,62 +363,49 @@ unsafe fn finish_columns<L: Lanes>(
 fn transposed<'a, L: Lanes, const G: usize>(
     simd: L,
     place: &[*const f32; G],
-    quad: impl Fn(*const f32, usize) -> &'a [f32; 4],
+    quad: impl Fn(*const f32, usize) -> &'a [f32; 4] + Copy,
 ) -> [[L::Vector; 4]; G] {
     let mut columns = [[simd.splat(0.0); 4]; G];
-    unrolled::<G>(
-        #[inline(always)]
-        |g| {
-            unrolled::<TRANSPOSE_STEPS>(
+    unrolled! { for g in 0..G, at most 4 {
+        unrolled! { for step in 0..TRANSPOSE_STEPS, at most 8 {
+            simd.transpose_step(
+                step,
                 #[inline(always)]
-                |step| {
-                    simd.transpose_step(
-                        step,
-                        #[inline(always)]
-                        |l| quad(place[g], l),
-                        &mut columns[g],
-                    );
-                    pin_step(simd, step, &mut columns[g]);
-                },
+                |l| quad(place[g], l),
+                &mut columns[g],
             );
-        },
-    );
+            pin_step(simd, step, &mut columns[g]);
+        }}
+    }}
     columns
 }
 
 /// Keeps a step where it is: what the compiler moves about takes more registers than there are.
 #[inline(always)]
 fn pin_step<L: Lanes>(simd: L, step: usize, columns: &mut [L::Vector; 4]) {
-    unrolled::<4>(
-        #[inline(always)]
-        |j| {
-            if step >= 4 || step == j {
-                columns[j] = simd.pin(columns[j]);
-            }
-        },
-    );
+    if step < 4 {
+        columns[step] = simd.pin(columns[step]);
+    } else {
+        unrolled! { for j in 0..4, at most 4 { columns[j] = simd.pin(columns[j]); } }
+    }
 }
 
-/// Multiplies four columns of each group by the weights of their k's, and calls `between(i, n)` before the i-th of n products.
+/// Multiplies four columns of each group by the weights of their k's, and calls `between(i)` before the i-th product.
 #[inline(always)]
 fn multiply<L: Lanes, const F: usize, const G: usize>(
     simd: L,
     acc: &mut [[L::Vector; F]; G],
     columns: &[[L::Vector; 4]; G],
-    weight: impl Fn(usize, usize) -> L::Vector,
-    mut between: impl FnMut(usize, usize),
+    weight: impl Fn(usize, usize) -> L::Vector + Copy,
+    mut between: impl FnMut(usize),
 ) {
-    for_each::<4, F>(
-        #[inline(always)]
-        |j, f| {
-            between(j * F + f, 4 * F);
+    unrolled! { for j in 0..4, at most 4 {
+        unrolled! { for f in 0..F, at most 16 {
+            between(j * F + f);
             let weight = weight(j, f);
-            unrolled::<G>(
-                #[inline(always)]
-                |g| acc[g][f] = simd.pin(simd.mul_add(columns[g][j], weight, acc[g][f])),
-            );
-        },
-    );
+            unrolled! { for g in 0..G, at most 4 { acc[g][f] = simd.pin(simd.mul_add(columns[g][j], weight, acc[g][f])); } }
+        }}
+    }}
 }
 
 /// A vector whose lanes are given one by one.

@@ -3,7 +3,7 @@
 //! MR and NV: one pixel by a whole panel. What counts here is to be right everywhere, also where a fused multiply-add is
 //! a function call (x86 without FMA, wasm32); that call costs more than any tile could save.
 
-use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile::WHOLE};
+use super::{Lanes, NarrowKernel, PANEL, Row, Strip, TileKernel, narrow, tile::finish_rows};
 
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
@@ -125,11 +125,47 @@ impl Lanes for Scalar {
     }
 
     fn tiles(_nv: usize, _: bool) -> &'static [TileKernel<Self>] {
-        const { &[TileKernel::new::<1, PANEL, 0, WHOLE>()] }
+        &[TileKernel { run: kernel, across: None, quads: 0, paired: false }]
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {
         &narrow::SCALAR
+    }
+}
+
+/// Of so many pixels, what follows the sums is done at once.
+const PIXELS: usize = 16;
+
+/// The first `pixels` pixels of each line, one by one.
+fn kernel(simd: Scalar, strip: &Strip<'_>, pixels: usize) {
+    assert!(pixels <= strip.pixels(), "tiles lie inside a line");
+    assert!(strip.out_channels() <= PANEL, "the strip is as wide as a tile");
+    let mut line = strip.start(0, 0);
+    for _ in 0..strip.lines() {
+        let mut start = line;
+        for first in (0..pixels).step_by(PIXELS) {
+            let mut sums = [[0.0; PANEL]; PIXELS];
+            let sums = &mut sums[..PIXELS.min(pixels - first)];
+            for sums in &mut *sums {
+                // SAFETY: asserted above, and a strip has an output channel.
+                let (x, panel) = unsafe { (strip.input(start, 0), strip.panel(start, 0)) };
+                *sums = panel.bias.0;
+                let (of_fours, of_rest) = x.split_at(4 * panel.fours.len());
+                for (x, rows) in [(of_fours, panel.fours.as_flattened()), (of_rest, panel.rest)] {
+                    for (x, weights) in x.iter().zip(rows) {
+                        for (sum, weight) in sums.iter_mut().zip(weights.0) {
+                            *sum = simd.mul_add(*x, weight, *sum);
+                        }
+                    }
+                }
+                start = strip.behind(start, 1);
+            }
+            // SAFETY: as above.
+            unsafe {
+                finish_rows(simd, strip, [line.line, first, 0], sums.as_flattened(), PANEL, strip.out_channels())
+            };
+        }
+        line = strip.next_line(line);
     }
 }
 

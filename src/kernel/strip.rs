@@ -2,9 +2,9 @@
 //! (checks cost a tile of K = 16 a third of its time). It is several lines of pixels, because a call costs as much as a small
 //! tile.
 
-use super::{Channels, PANEL, Row, unrolled};
+use super::{Channels, PANEL, Row};
 use crate::{epilogue::Epilogue, output::OutputPixels};
-use core::slice;
+use core::{ops::Range, slice};
 
 /// Lines of pixels at constant distances: pixel `p` of line `l` starts at `data[l * line_stride + p * stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -93,10 +93,7 @@ impl Steps {
     #[inline(always)]
     fn new(stride: usize) -> Self {
         let mut odd = [0; PANEL / 2];
-        unrolled::<{ PANEL / 2 }>(
-            #[inline(always)]
-            |i| odd[i] = opaque!(stride.wrapping_mul((2 * i + 1) * size_of::<f32>())),
-        );
+        unrolled! { for i in 0..8, at most 8 { odd[i] = opaque!(stride.wrapping_mul((2 * i + 1) * size_of::<f32>())); } }
         Self { odd }
     }
 
@@ -375,14 +372,15 @@ impl<'a> Strip<'a> {
         if follows { self.step(start.input, rows) } else { start.input }
     }
 
-    /// The first `channels` values of the residual of pixel `m` from a start on.
+    /// The residual of pixel `m` from a start on, for some output channels, which are counted from there too.
     ///
     /// # Safety
-    /// The strip contains the pixel and `channels` output channels from the start on, there is a residual, and no slice from
-    /// [`output`](Self::output) of this pixel is in use.
+    /// The strip contains the pixel and the output channels, there is a residual, and no slice from [`output`](Self::output) of
+    /// them is in use.
     #[inline(always)]
-    pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: usize) -> &'a [f32] {
-        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels_from(start));
+    pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: Range<usize>) -> &'a [f32] {
+        debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
+        let len = channels.end - channels.start;
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
@@ -390,23 +388,24 @@ impl<'a> Strip<'a> {
                 Residual::None => &[],
                 Residual::Of(r) => {
                     let pixel = start.line * r.line_stride + (start.pixel + m) * r.stride;
-                    r.get(pixel + start.panel * PANEL, channels)
+                    r.get(pixel + start.panel * PANEL + channels.start, len)
                 }
-                Residual::Output => self.y.values.slice(start.output + m * self.y.stride, channels),
+                Residual::Output => self.y.values.slice(start.output + m * self.y.stride + channels.start, len),
             }
         }
     }
 
-    /// The first `channels` values of output pixel `m` from a start on.
+    /// Some output channels of pixel `m`, both counted from a start on.
     ///
     /// # Safety
-    /// The strip contains the pixel and `channels` output channels from the start on, and no other slice of this pixel is in use.
+    /// The strip contains the pixel and the output channels, and no other slice of them is in use.
     #[inline(always)]
-    pub(super) unsafe fn output(&self, start: Start, m: usize, channels: usize) -> &'a mut [f32] {
-        debug_assert!(self.contains(start, m + 1) && channels <= self.out_channels_from(start));
+    pub(super) unsafe fn output(&self, start: Start, m: usize, channels: Range<usize>) -> &'a mut [f32] {
+        debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
+        let len = channels.end - channels.start;
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that they are this strip's alone.
-        unsafe { self.y.values.slice_mut(start.output + m * self.y.stride, channels) }
+        unsafe { self.y.values.slice_mut(start.output + m * self.y.stride + channels.start, len) }
     }
 
     /// `count` output pixels, from pixel `m` from a start on, of a strip whose lines are contiguous.

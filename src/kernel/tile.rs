@@ -37,9 +37,7 @@
 //!    interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend takes a
 //!    multiply-add's place, and loads do not, not even those that put every second weight twice.
 
-use super::{
-    ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, Start, Strip, TileKernel, for_each, half, pair_at, unrolled,
-};
+use super::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, Numbers, PANEL, Row, Start, Strip, TileKernel, pair_at};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -49,10 +47,19 @@ use core::{array, ops::Range};
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
 
 /// How the last vector of a tile's output channels is shared: not at all.
-pub(super) const WHOLE: u8 = 0;
+const WHOLE: u8 = 0;
 #[allow(dead_code, reason = "AVX-512 alone has such tiles")]
 const BLENDED: u8 = 1;
 const PAIRED: u8 = 2;
+
+/// The same as conditions that the compiler decides before it looks at what depends on them.
+struct Last<const LAST: u8>;
+
+impl<const LAST: u8> Last<LAST> {
+    const IS_SHARED: bool = LAST != WHOLE;
+    const IS_BLENDED: bool = LAST == BLENDED;
+    const IS_PAIRED: bool = LAST == PAIRED;
+}
 
 /// Fours of k's among as many k's as are interleaved at a time.
 const FOURS: usize = PANEL / 4;
@@ -149,21 +156,19 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     debug_assert!(strip.out_channels_from(start) > (NV - 1) / per_panel * PANEL);
     // SAFETY: this function's contract.
     let mut panels = [unsafe { strip.panel(start, 0) }; NV];
-    unrolled::<NV>(
-        #[inline(always)]
+    unrolled! { for v in 0..NV, at most 4 {
         // SAFETY: this function's contract.
-        |v| panels[v] = unsafe { strip.panel(start, v / per_panel) },
-    );
+        panels[v] = unsafe { strip.panel(start, v / per_panel) };
+    }}
     let pointers = const { pointers::<L>(NV, QUADS) };
     let steps = strip.steps(pointers);
     // Those beyond are not used, and take no instruction.
     let mut places: [_; MR] = array::from_fn(|m| strip.step(start.input, m));
 
     let mut acc = [[simd.splat(0.0); NV]; MR];
-    for_each::<MR, NV>(
-        #[inline(always)]
-        |m, v| acc[m][v] = load::<L, MR, NV, LAST>(simd, panels[v].bias, [m, v]),
-    );
+    unrolled! { for m in 0..MR, at most 16 {
+        unrolled! { for v in 0..NV, at most 4 { acc[m][v] = load::<L, MR, NV, LAST>(simd, panels[v].bias, [m, v]); } }
+    }}
     let ahead = strip.ahead(start, MR);
     let mut pairs = [[Row([0.0; PANEL]); 2]; MR];
     // Where the pairs of four k's stand among a panel's. Opaque, or the compiler would keep them in registers, and shuffle.
@@ -172,7 +177,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     // SAFETY: it is called with such a place, a pixel and one of the four, and nobody writes to the pairs meanwhile.
     let pair = |place: *const [f32; 2], m, j| unsafe { &*place.wrapping_add(m / 2 * PANEL + pair_at(j) / 2) };
     for four in 0..k / 4 {
-        if LAST == PAIRED && four % FOURS == 0 {
+        if Last::<LAST>::IS_PAIRED && four % FOURS == 0 {
             // SAFETY: this function's contract.
             unsafe { interleave(simd, strip, start, 4 * four, &mut pairs) };
         }
@@ -185,17 +190,14 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // contract, and `Strip::new` has checked that K values of each are there.
         let quad = |m: usize| unsafe { &*steps.from(places[m % pointers], m / pointers).cast::<[f32; 4]>() };
         let mut held = [None; MR];
-        unrolled::<MR>(
-            #[inline(always)]
-            |m| {
-                if m < QUADS {
-                    held[m] = Some(simd.quad(quad(m)));
-                }
-            },
-        );
+        unrolled! { for m in 0..MR, at most 16 {
+            if Numbers::<m, QUADS>::LESS {
+                held[m] = Some(simd.quad(quad(m)));
+            }
+        }}
         macro_rules! step {
             ($j:literal) => {
-                step::<L, $j, MR, NV, LAST, true>(
+                step::<L, $j, MR, NV, QUADS, LAST, true>(
                     simd,
                     &mut acc,
                     |m| quad(m)[$j],
@@ -209,12 +211,9 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         step!(1);
         step!(2);
         step!(3);
-        unrolled::<MR>(
-            #[inline(always)]
-            |m| places[m] = opaque!(places[m].wrapping_add(4)),
-        );
+        unrolled! { for m in 0..MR, at most 16 { places[m] = opaque!(places[m].wrapping_add(4)); } }
     }
-    if LAST == PAIRED && (1..4).contains(&(k % PANEL)) {
+    if Last::<LAST>::IS_PAIRED && (1..4).contains(&(k % PANEL)) {
         // SAFETY: this function's contract.
         unsafe { interleave(simd, strip, start, k - k % 4, &mut pairs) };
     }
@@ -222,7 +221,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     for rest in 0..k % 4 {
         // SAFETY: as for a quad; it is one of the K % 4 values behind them.
         let value = |m: usize| unsafe { *steps.from(places[m % pointers], m / pointers).wrapping_add(rest) };
-        step::<L, 0, MR, NV, LAST, false>(
+        step::<L, 0, MR, NV, 0, LAST, false>(
             simd,
             &mut acc,
             value,
@@ -231,35 +230,31 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
             |v| &panels[v].rest[rest],
         );
     }
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            // From the last on: the first of two holds both.
-            let (m, first) = (MR - 1 - m, (MR - 1 - m) & !1);
-            let sums = acc[first][NV - 1];
-            match LAST {
-                BLENDED if first < m => acc[m][NV - 1] = simd.upper_half(sums),
-                PAIRED if first < m => {
-                    let (even, odd) = (acc[first][0], acc[m][0]);
-                    acc[first][0] = simd.every_second_of_both(even, odd, false);
-                    acc[first][NV - 1] = simd.every_second(sums, false);
-                    acc[m][0] = simd.every_second_of_both(even, odd, true);
-                    acc[m][NV - 1] = simd.every_second(sums, true);
-                }
-                _ => {}
-            }
-        },
-    );
+    unrolled! { for m in 0..MR, at most 16 {
+        // The first of two holds both.
+        let first = m & !1;
+        if Last::<LAST>::IS_BLENDED && m % 2 == 1 {
+            acc[m][NV - 1] = simd.upper_half(acc[first][NV - 1]);
+        } else if Last::<LAST>::IS_PAIRED && m % 2 == 1 {
+            let (even, odd, sums) = (acc[first][0], acc[m][0], acc[first][NV - 1]);
+            acc[first][0] = simd.every_second_of_both(even, odd, false);
+            acc[first][NV - 1] = simd.every_second(sums, false);
+            acc[m][0] = simd.every_second_of_both(even, odd, true);
+            acc[m][NV - 1] = simd.every_second(sums, true);
+        }
+    }}
 
     let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
     let channels = all.min(strip.out_channels_from(start));
     let is_short = strip.epilogue().is_short(strip.has_residual());
     if channels == all && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers::<L, MR, NV>(simd, strip, start, acc, all) };
+        unsafe { finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, all) };
     } else if const { TileKernel::<L>::finishes_parts(NV) } && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers::<L, MR, NV>(simd, strip, start, acc, channels.min(const { L::LANES - 1 })) };
+        unsafe {
+            finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, channels.min(const { L::LANES - 1 }))
+        };
     } else {
         // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
         // it there.
@@ -282,16 +277,13 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
     pairs: &mut [[Row; 2]; MR],
 ) {
     let to = strip.in_channels().min(k + PANEL);
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            if m % 2 == 1 {
-                // SAFETY: this function's contract.
-                let values = |m: usize| unsafe { &strip.input(start, m)[k..to] };
-                simd.store_pairs(values(m - 1), values(m), &mut pairs[m / 2]);
-            }
-        },
-    );
+    unrolled! { for m in 0..MR, at most 16 {
+        if m % 2 == 1 {
+            // SAFETY: this function's contract.
+            let [first, second] = [m & !1, m].map(|pixel| unsafe { &strip.input(start, pixel)[k..to] });
+            simd.store_pairs(first, second, &mut pairs[m / 2]);
+        }
+    }}
 }
 
 /// What follows the sums of a tile's `channels` output channels, and their store: each vector has some. They are a constant, but
@@ -300,7 +292,7 @@ unsafe fn interleave<L: Lanes, const MR: usize>(
 /// # Safety
 /// The strip has `MR` pixels from the start on, and `channels` output channels.
 #[inline(always)]
-unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
+unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
@@ -309,19 +301,18 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
 ) {
     debug_assert!(strip.contains(start, MR) && channels <= strip.out_channels_from(start));
     if strip.has_residual() {
-        for_each::<MR, NV>(
-            #[inline(always)]
-            |m, v| {
+        unrolled! { for m in 0..MR, at most 16 {
+            unrolled! { for v in 0..NV, at most 4 {
                 // SAFETY: this function's contract, and there is a residual.
-                let row = unsafe { strip.residual(start, m, channels) };
-                acc[m][v] = simd.add(simd.load_first(&row[part::<L>(v, channels)]), acc[m][v]);
-            },
-        );
+                let residual = unsafe { strip.residual(start, m, part::<L>(v, channels)) };
+                acc[m][v] = simd.add(simd.load_first(residual), acc[m][v]);
+            }}
+        }}
     }
     macro_rules! store {
         ($halved:literal, $activation:expr) => {
             // SAFETY: this function's contract.
-            unsafe { store::<L, MR, NV, $halved>(simd, strip, start, &acc, channels, $activation) }
+            unsafe { store::<L, MR, NV, LAST, $halved>(simd, strip, start, &acc, channels, $activation) }
         };
         ($activation:expr) => {
             if const { L::LANES == PANEL } && strip.halves_stores() {
@@ -364,7 +355,7 @@ unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: usize>(
 /// # Safety
 /// The strip has the pixels from the start on for which there are sums, and `channels` output channels.
 #[inline(never)]
-unsafe fn finish_rows<L: Lanes>(
+pub(super) unsafe fn finish_rows<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
     [line, pixel, panel]: [usize; 3],
@@ -412,12 +403,12 @@ unsafe fn finish_rows<L: Lanes>(
                     ($part:expr) => {
                         for (m, sum) in sums.iter().skip(v).step_by(nv).enumerate() {
                             // SAFETY: the caller's contract, and there is a residual.
-                            let residual = strip.has_residual().then(|| unsafe { strip.residual(start, m, channels) });
-                            let residual = residual.map(|row| simd.load_first(&row[$part]));
+                            let residual = strip.has_residual().then(|| unsafe { strip.residual(start, m, $part) });
+                            let residual = residual.map(|residual| simd.load_first(residual));
                             let residual = (residual, epilogue.residual);
                             let y = epilogue::finish(simd, *sum, of_channels, residual, &activation);
                             // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
-                            simd.store_first(y, unsafe { &mut strip.output(start, m, channels)[$part] });
+                            simd.store_first(y, unsafe { strip.output(start, m, $part) });
                         }
                     };
                 }
@@ -438,35 +429,28 @@ unsafe fn finish_rows<L: Lanes>(
 /// # Safety
 /// As for [`finish_in_registers`].
 #[inline(always)]
-unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const HALVED: bool>(
+unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const LAST: u8, const HALVED: bool>(
     simd: L,
     strip: &Strip<'_>,
     start: Start,
     acc: &[[L::Vector; NV]; MR],
     channels: usize,
-    activation: impl Fn(L::Vector, usize) -> L::Vector,
+    activation: impl Fn(L::Vector, usize) -> L::Vector + Copy,
 ) {
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            let mut row = acc[m];
-            unrolled::<NV>(
-                #[inline(always)]
-                |v| row[v] = activation(row[v], v),
-            );
-            // SAFETY: this function's contract; the slice ends with this closure.
-            let to = unsafe { strip.output(start, m, channels) };
-            unrolled::<NV>(
-                #[inline(always)]
-                |v| {
-                    let to = &mut to[part::<L>(v, channels)];
-                    // Half a vector needs no mask.
-                    let is_half = NV > 1 && to.len() == half::<L>();
-                    if HALVED || is_half { simd.store_first_halved(row[v], to) } else { simd.store_first(row[v], to) }
-                },
-            );
-        },
-    );
+    unrolled! { for m in 0..MR, at most 16 {
+        let mut row = acc[m];
+        unrolled! { for v in 0..NV, at most 4 { row[v] = activation(row[v], v); } }
+        unrolled! { for v in 0..NV, at most 4 {
+            // SAFETY: this function's contract; the slice ends with this block.
+            let to = unsafe { strip.output(start, m, part::<L>(v, channels)) };
+            // Half a vector needs no mask.
+            if HALVED || Last::<LAST>::IS_SHARED && v == NV - 1 {
+                simd.store_first_halved(row[v], to);
+            } else {
+                simd.store_first(row[v], to);
+            }
+        }}
+    }}
 }
 
 /// Which of `channels` values the `v`-th vector holds.
@@ -512,73 +496,64 @@ fn pinned<L: Lanes, const PIN: bool>(simd: L, sum: L::Vector) -> L::Vector {
 /// is their `J`-th value; where two pixels' values are interleaved, it is one of a `pair`. Accumulators are pinned in the loop
 /// over fours; a pin in the short loop behind it made the compiler move those of the first.
 #[inline(always)]
-fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST: u8, const PIN: bool>(
+fn step<
+    'a,
+    L: Lanes,
+    const J: i32,
+    const MR: usize,
+    const NV: usize,
+    const QUADS: usize,
+    const LAST: u8,
+    const PIN: bool,
+>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    value: impl Fn(usize) -> f32,
-    pair: impl Fn(usize) -> &'a [f32; 2],
+    value: impl Fn(usize) -> f32 + Copy,
+    pair: impl Fn(usize) -> &'a [f32; 2] + Copy,
     held: &[Option<L::Quad>; MR],
-    row: impl Fn(usize) -> &'a Row,
+    row: impl Fn(usize) -> &'a Row + Copy,
 ) {
-    if LAST == PAIRED {
+    if Last::<LAST>::IS_PAIRED {
         return step_of_pairs::<L, MR, NV, PIN>(simd, acc, value, pair, row);
     }
     let load = |v: usize| load::<L, MR, NV, LAST>(simd, row(v), [0, v]);
-    if const { LAST == WHOLE && MR < NV && takes_every_register::<L>(MR, NV) } {
+    if !Last::<LAST>::IS_SHARED && const { MR < NV && takes_every_register::<L>(MR, NV) } {
         let mut x = [simd.splat(0.0); MR];
-        unrolled::<MR>(
-            #[inline(always)]
-            |m| x[m] = simd.splat(value(m)),
-        );
-        unrolled::<NV>(
-            #[inline(always)]
-            |v| {
-                let weights = load(v);
-                unrolled::<MR>(
-                    #[inline(always)]
-                    |m| {
-                        acc[m][v] = pinned::<L, PIN>(simd, simd.mul_add(x[m], weights, acc[m][v]));
-                    },
-                );
-            },
-        );
+        unrolled! { for m in 0..MR, at most 16 { x[m] = simd.splat(value(m)); } }
+        unrolled! { for v in 0..NV, at most 4 {
+            let weights = load(v);
+            unrolled! { for m in 0..MR, at most 16 {
+                acc[m][v] = pinned::<L, PIN>(simd, simd.mul_add(x[m], weights, acc[m][v]));
+            }}
+        }}
         return;
     }
     let mut weights = [simd.splat(0.0); NV];
-    unrolled::<NV>(
-        #[inline(always)]
-        |v| weights[v] = load(v),
-    );
-    let mut before = weights[0];
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            if const { LAST == WHOLE && takes_every_register::<L>(MR, NV) } {
-                weights[NV - 1] = load(NV - 1);
+    unrolled! { for v in 0..NV, at most 4 { weights[v] = load(v); } }
+    // Of each two pixels.
+    let mut x = [weights[0]; 2];
+    unrolled! { for m in 0..MR, at most 16 {
+        if !Last::<LAST>::IS_SHARED && const { takes_every_register::<L>(MR, NV) } {
+            weights[NV - 1] = load(NV - 1);
+        }
+        x[m % 2] = simd.splat(value(m));
+        if Last::<LAST>::IS_BLENDED {
+            // Or the compiler would load it a second time, to blend from memory.
+            x[m % 2] = simd.pin(x[m % 2]);
+        }
+        unrolled! { for v in 0..NV, at most 4 {
+            if Last::<LAST>::IS_BLENDED && v == NV - 1 && m % 2 == 1 {
+                let sum = simd.mul_add(simd.blend_halves(x[0], x[1]), weights[v], acc[m & !1][v]);
+                acc[m & !1][v] = pinned::<L, PIN>(simd, sum);
+            } else if Last::<LAST>::IS_BLENDED && v == NV - 1 && m + 1 < MR {
+                // The next pixel multiplies for both.
+            } else if Numbers::<0, QUADS>::LESS && let Some(quad) = held[m] {
+                acc[m][v] = pinned::<L, PIN>(simd, simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]));
+            } else {
+                acc[m][v] = pinned::<L, PIN>(simd, simd.mul_add(x[m % 2], weights[v], acc[m][v]));
             }
-            let mut x = simd.splat(value(m));
-            if LAST == BLENDED {
-                // Or the compiler would load it a second time, to blend from memory.
-                x = simd.pin(x);
-            }
-            unrolled::<NV>(
-                #[inline(always)]
-                |v| {
-                    let shared = LAST != WHOLE && v == NV - 1;
-                    let first = if shared { m & !1 } else { m };
-                    let sum = match held[m] {
-                        Some(quad) => simd.mul_add_quad::<J>(quad, weights[v], acc[m][v]),
-                        None if first < m => simd.mul_add(simd.blend_halves(before, x), weights[v], acc[first][v]),
-                        // The next pixel does it for both.
-                        None if shared && m + 1 < MR => return,
-                        None => simd.mul_add(x, weights[v], acc[m][v]),
-                    };
-                    acc[first][v] = pinned::<L, PIN>(simd, sum);
-                },
-            );
-            before = x;
-        },
-    );
+        }}
+    }}
 }
 
 /// The same where the values of two pixels are interleaved in memory, from where one load gives both: their 24 channels are three
@@ -587,33 +562,27 @@ fn step<'a, L: Lanes, const J: i32, const MR: usize, const NV: usize, const LAST
 fn step_of_pairs<'a, L: Lanes, const MR: usize, const NV: usize, const PIN: bool>(
     simd: L,
     acc: &mut [[L::Vector; NV]; MR],
-    value: impl Fn(usize) -> f32,
-    pair: impl Fn(usize) -> &'a [f32; 2],
-    row: impl Fn(usize) -> &'a Row,
+    value: impl Fn(usize) -> f32 + Copy,
+    pair: impl Fn(usize) -> &'a [f32; 2] + Copy,
+    row: impl Fn(usize) -> &'a Row + Copy,
 ) {
-    let mut weights = [simd.splat(0.0); 3];
-    unrolled::<3>(
-        #[inline(always)]
-        |i| weights[i] = load::<L, MR, NV, PAIRED>(simd, row(i / 2), [i % 2, i / 2]),
-    );
-    unrolled::<MR>(
-        #[inline(always)]
-        |m| {
-            macro_rules! multiply_add {
-                ($x:expr, $weights:expr, $m:expr, $v:expr) => {
-                    acc[$m][$v] = pinned::<L, PIN>(simd, simd.mul_add($x, $weights, acc[$m][$v]))
-                };
-            }
-            if m % 2 == 1 {
-                let x = simd.splat_pair(pair(m));
-                multiply_add!(x, weights[0], m - 1, 0);
-                multiply_add!(x, weights[1], m, 0);
-                multiply_add!(x, weights[2], m - 1, 1);
-            } else if m + 1 == MR {
-                let x = simd.splat(value(m));
-                multiply_add!(x, simd.load(row(0), 0), m, 0);
-                multiply_add!(x, simd.load(row(1), 0), m, 1);
-            }
-        },
-    );
+    let load = |m: usize, v: usize| load::<L, MR, NV, PAIRED>(simd, row(v), [m, v]);
+    let weights = [load(0, 0), load(1, 0), load(0, 1)];
+    macro_rules! multiply_add {
+        ($x:expr, $weights:expr, $m:expr, $v:expr) => {
+            acc[$m][$v] = pinned::<L, PIN>(simd, simd.mul_add($x, $weights, acc[$m][$v]))
+        };
+    }
+    unrolled! { for m in 0..MR, at most 16 {
+        if m % 2 == 1 {
+            let x = simd.splat_pair(pair(m));
+            multiply_add!(x, weights[0], m & !1, 0);
+            multiply_add!(x, weights[1], m, 0);
+            multiply_add!(x, weights[2], m & !1, 1);
+        } else if m + 1 == MR {
+            let x = simd.splat(value(m));
+            multiply_add!(x, simd.load(row(0), 0), m, 0);
+            multiply_add!(x, simd.load(row(1), 0), m, 1);
+        }
+    }}
 }
