@@ -68,22 +68,21 @@ impl Packed {
         let panels = out_channels.div_ceil(PANEL);
         let mut rows = Vec::new();
         rows.try_reserve_exact(sizes.rows).map_err(|_| PackedSizes::too_large([in_channels, out_channels, groups]))?;
-        rows.resize(sizes.rows, Row([0.0; PANEL]));
-        if out_channels > 0 {
-            let range = |i: usize| {
-                let (group, p) = (i / panels, i % panels);
-                let first = group * out_channels + p * PANEL;
-                first..first + (out_channels - p * PANEL).min(PANEL)
-            };
-            let (of_panels, of_channels) = rows.split_at_mut(sizes.panels);
-            for (i, panel) in of_panels.chunks_exact_mut(in_channels + 1).enumerate() {
-                let range = range(i);
-                let weights = &weights[range.start * in_channels..range.end * in_channels];
-                pack_panel(simd, panel, weights, bias.map_or(&[], |bias| &bias[range]), in_channels);
-            }
-            let channels: &mut [Channels] = bytemuck::must_cast_slice_mut(of_channels.as_chunks_mut::<3>().0);
-            for (i, channels) in channels.iter_mut().enumerate() {
-                *channels = by_channel.pack(range(i));
+        let range = |i: usize| {
+            let (group, p) = (i / panels, i % panels);
+            let first = group * out_channels + p * PANEL;
+            first..first + (out_channels - p * PANEL).min(PANEL)
+        };
+        for range in (0..groups * panels).map(range) {
+            let (start, end) = (rows.len(), rows.len() + in_channels + 1);
+            // One panel after the other, so that its rows are still in the cache when the weights replace their zeros.
+            rows.resize(end, Row([0.0; PANEL]));
+            let weights = &weights[range.start * in_channels..range.end * in_channels];
+            pack_panel(simd, &mut rows[start..], weights, bias.map_or(&[], |bias| &bias[range]), in_channels);
+        }
+        if by_channel.is_given() {
+            for range in (0..groups * panels).map(range) {
+                rows.extend_from_slice(bytemuck::must_cast_slice(&[by_channel.pack(range)]));
             }
         }
         Ok(Self::from_rows(rows.into(), sizes))
