@@ -605,16 +605,25 @@ impl Cut {
         self.across && chunk.channels.len() == ACROSS_PANELS * PANEL
     }
 
-    /// How many of so many chunks, from this one on, are computed side by side: as wide, of the same group, and with panels that stay
-    /// in the L1 cache.
-    pub fn side_by_side(&self, first: &Chunk, chunks: usize) -> usize {
-        if !self.goes_across(first) {
+    /// How many of so many chunks, from this one on, are of the same group and as wide, so that one kernel computes them all.
+    pub fn alike(&self, first: &Chunk, chunks: usize) -> usize {
+        let width = first.channels.len();
+        let are = first.kernel == Kernel::Tile
+            && if self.across { self.goes_across(first) } else { self.panels.is_multiple_of(self.chunks) };
+        if !are {
             return 1;
         }
-        let most = L1_BYTES / (ACROSS_PANELS * (self.in_channels + 1) * size_of::<Row>());
         // The last one of a group may be narrower or not full, and is left to itself.
         let channels = self.out_channels.min(self.panels * PANEL) - first.channels.start;
-        chunks.min(channels / first.channels.len()).min(most).max(1)
+        chunks.min(channels / width).max(1)
+    }
+
+    /// How many chunks tiles run across: those whose panels stay in the L1 cache.
+    pub fn side_by_side(&self) -> usize {
+        if !self.across {
+            return 1;
+        }
+        (L1_BYTES / (ACROSS_PANELS * (self.in_channels + 1) * size_of::<Row>())).max(1)
     }
 
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,

@@ -208,10 +208,12 @@ impl Job<'_> {
         let mut rest = chunks;
         while !rest.is_empty() {
             let chunk = cut.chunk(rest.start);
-            let side_by_side = cut.side_by_side(&chunk, rest.len());
-            rest.start += side_by_side;
-            let (group, is_wide) = (chunk.group, side_by_side > 1);
-            let channels = chunk.channels.start..chunk.channels.end + (side_by_side - 1) * chunk.channels.len();
+            // Of several pieces, all meet a chunk's panels before the next chunk, while they are in the L1 cache.
+            let is_one_piece = || lines.pieces(block.lines.clone()).nth(1).is_none();
+            let alike = if rest.len() > 1 && is_one_piece() { cut.alike(&chunk, rest.len()) } else { 1 };
+            rest.start += alike;
+            let (group, width) = (chunk.group, chunk.channels.len());
+            let channels = chunk.channels.start..chunk.channels.end + (alike - 1) * width;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
             let panels = self.panels(group, &channels);
@@ -243,27 +245,36 @@ impl Job<'_> {
                     let (input, output) = ((x, conv.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, (count, block.pixels.len()), epilogue)
                 };
-                let strip = strip
+                let mut strip = strip
                     .prefetching(next_panels)
                     .halving_stores(cut.halves_stores)
                     .prefetching_input(cut.prefetch_input && first && channels.start == 0);
                 next_panels =
                     next_panels.get(count * block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
-                match chunk.kernel {
-                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
-                    Kernel::Tile | Kernel::HalfTile => {
-                        let kernels = chunk.tiles::<L>();
-                        let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
-                        let run = |mr: usize| {
-                            let TileKernel { run, across, .. } = &kernels[mr - 1];
-                            if is_wide { across.unwrap_or(*run) } else { *run }
-                        };
-                        run(mr)(simd, &strip, tiles);
-                        if rest_tiles > 0 {
-                            run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
-                        }
-                    }
+                if chunk.kernel == Kernel::Narrow {
+                    L::narrow()[out_channels - 1](simd, &strip);
+                    continue;
                 }
+                let kernels = chunk.tiles::<L>();
+                let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
+                let run = |strip: &Strip<'_>| {
+                    let run = |mr: usize| {
+                        let TileKernel { run, across, .. } = &kernels[mr - 1];
+                        if strip.out_channels() > width { across.unwrap_or(*run) } else { *run }
+                    };
+                    run(mr)(simd, strip, tiles);
+                    if rest_tiles > 0 {
+                        run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
+                    }
+                };
+                let is_one_tile = count * mr == 1 && kernels[0].across.is_some();
+                let side_by_side = if is_one_tile { alike } else { cut.side_by_side() } * width;
+                while strip.out_channels() > side_by_side {
+                    let [now, behind] = strip.split_channels(side_by_side, cut.far_panels);
+                    run(&now);
+                    strip = behind;
+                }
+                run(&strip);
             }
         }
     }

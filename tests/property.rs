@@ -6,7 +6,7 @@ mod common;
 #[path = "common/random.rs"]
 mod random;
 
-use common::Case;
+use common::{Case, Padding};
 use pointwise::Activation;
 use proptest::{prelude::*, test_runner::Config};
 
@@ -50,6 +50,28 @@ fn large_outputs() {
             let input = [1, 1, pixels, groups * in_channels];
             let (activation, scale_shift) = (Activation::Prelu, residual);
             Case { input, out_channels, groups, residual, scale_shift, threads, activation, ..Case::default() }.check();
+        }
+    }
+}
+
+/// Output channels in many chunks of one width, the last of a group full or not, whose panels fit in the caches or do not: of a
+/// single pixel, of several tiles, and of lines that are not equally far apart.
+#[test]
+fn many_output_channels() {
+    for (shape, in_channels, out_channels, groups) in [
+        ([1, 1, 1], 20, 1024, 1),
+        ([1, 1, 1], 5, 380, 3),
+        ([1, 1, 9], 33, 640, 1),
+        ([1, 7, 7], 16, 376, 2),
+        ([1, 5, 10], 300, 1024, 1),
+        ([2, 3, 5], 300, 1016, 1),
+    ] {
+        for (residual, threads) in [(false, 1), (true, 3)] {
+            let [n, h, w] = shape;
+            let (input, out_channels) = ([n, h, w, groups * in_channels], groups * out_channels);
+            let padding = Padding { front: 1, pixel: 2, row: 3, batch: if n > 1 { 4 } else { 0 } };
+            let (activation, padding) = (Activation::Prelu, [padding; 3]);
+            Case { input, out_channels, groups, residual, threads, activation, padding, ..Case::default() }.check();
         }
     }
 }

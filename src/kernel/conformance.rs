@@ -442,8 +442,8 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
             if last_panel > 0 {
                 refused(mr, last_panel * PANEL, 1, "every panel has an output channel");
             }
-            // Scalar code has one width.
-            if L::LANES > 1 {
+            // Scalar code has one width, and tiles of one pixel go across wider strips.
+            if L::LANES > 1 && (mr > 1 || kernel.across.is_none()) {
                 refused(mr, nv * L::LANES + 1, 1, "the strip is as wide as a tile");
             }
         }

@@ -222,6 +222,28 @@ impl<'a> Strip<'a> {
         }
     }
 
+    /// The strip of the first so many output channels, whole panels, and that of those behind them, of which there are some. The
+    /// first prefetches the other's panels, or none.
+    pub fn split_channels(self, channels: usize, prefetching: bool) -> [Self; 2] {
+        assert!(
+            channels.is_multiple_of(PANEL) && (1..self.out_channels).contains(&channels),
+            "both have output channels"
+        );
+        let panels = channels / PANEL;
+        let (now, behind) = self.panels.split_at(panels * (self.in_channels + 1));
+        let next_panels = if prefetching { &behind[..now.len().min(behind.len())] } else { &[] };
+        let first = Self { panels: now, out_channels: channels, next_panels, ..self };
+        let behind = Self {
+            y: self.y.from(channels),
+            residual: self.residual.map(|residual| residual.from(channels)),
+            panels: behind,
+            out_channels: self.out_channels - channels,
+            epilogue: Epilogue { channels: self.epilogue.channels.get(panels..).unwrap_or_default(), ..self.epilogue },
+            ..self
+        };
+        [first, behind]
+    }
+
     pub fn in_channels(&self) -> usize {
         self.in_channels
     }
