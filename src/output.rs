@@ -44,7 +44,7 @@ impl<'a> OutputValues<'a> {
     ///
     /// # Safety
     /// As for [`slice_mut`](Self::slice_mut); other slices that are only read may live at the same time.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub unsafe fn slice(&self, offset: usize, len: usize) -> &'a [f32] {
         debug_assert!(offset + len <= self.len);
         // SAFETY: these values are among those from `start` on, which live for `'a`; that nobody writes them meanwhile, the caller
@@ -57,7 +57,7 @@ impl<'a> OutputValues<'a> {
     /// # Safety
     /// `offset + len` is at most the number of values. While the slice lives, no other slice with a value of it does: not in
     /// this thread, not in another.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub unsafe fn slice_mut(&self, offset: usize, len: usize) -> &'a mut [f32] {
         debug_assert!(offset + len <= self.len);
         // SAFETY: these values are among those from `start` on, which live for `'a`; that nobody reads or writes them meanwhile,

@@ -41,7 +41,7 @@ cfg_if::cfg_if! {
 }
 
 /// The mask of the first `len` lanes.
-#[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn first(len: usize) -> __mmask16 {
     debug_assert!((1..=16).contains(&len));
     u16::MAX >> (16 - len)

@@ -44,8 +44,7 @@ macro_rules! opaque {
 /// compiler spent most of its time on inlining closures and on what they hold in memory: so this crate is built with a quarter
 /// less work. For the same reason what depends on constants alone is decided by constants, closures that are passed on are
 /// `Copy`, which need no code to drop them, and there is one scalar kernel of plain loops. And what asserts for each vector is
-/// not inlined where assertions are on: tests would take twice as long to build. For fuzzers it is, all the same: among the
-/// sanitizers' instructions the compiler was not done with such calls after a quarter of an hour.
+/// not inlined where assertions are on: tests would take twice as long to build.
 macro_rules! unrolled {
     (for $i:ident in 0..$n:tt, at most 4 $body:block) => { unrolled!(@ $i $n 4 $body 0 1 2 3) };
     (for $i:ident in 0..$n:tt, at most 8 $body:block) => { unrolled!(@ $i $n 8 $body 0 1 2 3 4 5 6 7) };
@@ -310,7 +309,7 @@ pub(crate) struct TileKernel<L> {
 pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);
 
 /// Writes the first `to.len()` values, which are fewer than there are, in pieces of a power of two.
-#[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 #[allow(dead_code, reason = "AVX-512 has masks, and scalar code no partial vectors")]
 fn store_pieces<const N: usize>(values: &[f32; N], to: &mut [f32]) {
     let mut at = 0;

@@ -22,7 +22,7 @@ impl<'a> Pixels<'a> {
 
     /// # Safety
     /// `data` holds `len` values from `offset` on.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     unsafe fn get(&self, offset: usize, len: usize) -> &'a [f32] {
         debug_assert!(offset + len <= self.data.len());
         // SAFETY: the values are there, by this function's contract.
@@ -290,7 +290,7 @@ impl<'a> Strip<'a> {
     ///
     /// # Safety
     /// The strip has output channels of that panel.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn panel(&self, start: Start, p: usize) -> Panel<'a> {
         debug_assert!((start.panel + p) * PANEL < self.out_channels);
         let len = self.in_channels + 1;
@@ -302,7 +302,7 @@ impl<'a> Strip<'a> {
     }
 
     /// Whether so many pixels from a start on are pixels of one of the lines.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn contains(&self, start: Start, pixels: usize) -> bool {
         start.line < self.lines && start.pixel + pixels <= self.pixels
     }
@@ -311,7 +311,7 @@ impl<'a> Strip<'a> {
     ///
     /// # Safety
     /// The strip contains the pixel.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn input(&self, start: Start, m: usize) -> &'a [f32] {
         debug_assert!(self.contains(start, m + 1));
         // SAFETY: this function's contract, and `new` has checked that `in_channels` values of all pixels are there.
@@ -385,7 +385,7 @@ impl<'a> Strip<'a> {
 
     /// What a tile of `rows` pixels should prefetch, as many values as it reads: of the panels that come next, its share, or
     /// the tile of pixels that follows it; its own place where none follows, or not without gaps between its pixels.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn ahead(&self, start: Start, rows: usize) -> *const f32 {
         if start.values + rows * self.in_channels <= self.next_panels.len() * PANEL {
             return self.next_panels.as_ptr().cast::<f32>().wrapping_add(start.values);
@@ -399,7 +399,7 @@ impl<'a> Strip<'a> {
     /// # Safety
     /// The strip contains the pixel and the output channels, there is a residual, and no slice from [`output`](Self::output) of
     /// them is in use.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: Range<usize>) -> &'a [f32] {
         debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
         let len = channels.end - channels.start;
@@ -421,7 +421,7 @@ impl<'a> Strip<'a> {
     ///
     /// # Safety
     /// The strip contains the pixel and the output channels, and no other slice of them is in use.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn output(&self, start: Start, m: usize, channels: Range<usize>) -> &'a mut [f32] {
         debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
         let len = channels.end - channels.start;
@@ -434,7 +434,7 @@ impl<'a> Strip<'a> {
     ///
     /// # Safety
     /// The strip contains the pixels, its lines are contiguous, and no other slice of these pixels is in use.
-    #[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) unsafe fn contiguous_output(&self, start: Start, m: usize, count: usize) -> &'a mut [f32] {
         debug_assert!(self.contains(start, m + count) && self.is_contiguous());
         // SAFETY: as for `output`; a contiguous line's pixels are neighbours of one value each.

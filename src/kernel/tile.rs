@@ -462,7 +462,7 @@ unsafe fn store<L: Lanes, const MR: usize, const NV: usize, const LAST: u8, cons
 }
 
 /// Which of `channels` values the `v`-th vector holds.
-#[cfg_attr(any(not(debug_assertions), fuzzing), inline(always))]
+#[cfg_attr(not(debug_assertions), inline(always))]
 fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
     (v * L::LANES).min(channels)..((v + 1) * L::LANES).min(channels)
 }
