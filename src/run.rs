@@ -267,8 +267,8 @@ impl Job<'_> {
                         run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
                     }
                 };
-                let is_one_tile = count * mr == 1 && kernels[0].across.is_some();
-                let side_by_side = if is_one_tile { alike } else { cut.side_by_side() } * width;
+                let is_one_pixel = count * block.pixels.len() == 1 && kernels[0].across.is_some();
+                let side_by_side = if is_one_pixel { alike } else { cut.side_by_side() } * width;
                 while strip.out_channels() > side_by_side {
                     let [now, behind] = strip.split_channels(side_by_side, cut.far_panels);
                     run(&now);
