@@ -208,9 +208,11 @@ impl Job<'_> {
         let mut rest = chunks;
         while !rest.is_empty() {
             let chunk = cut.chunk(rest.start);
-            // Of several pieces, all meet a chunk's panels before the next chunk, while they are in the L1 cache.
+            // Of several pieces, all meet a chunk's panels before the next chunk, while they are in the L1 cache: but for tiles that
+            // run across the chunks.
             let is_one_piece = || lines.pieces(block.lines.clone()).nth(1).is_none();
-            let alike = if rest.len() > 1 && is_one_piece() { cut.alike(&chunk, rest.len()) } else { 1 };
+            let is_one_strip = rest.len() > 1 && (cut.across || is_one_piece());
+            let alike = if is_one_strip { cut.alike(&chunk, rest.len()) } else { 1 };
             rest.start += alike;
             let (group, width) = (chunk.group, chunk.channels.len());
             let channels = chunk.channels.start..chunk.channels.end + (alike - 1) * width;

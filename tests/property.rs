@@ -52,6 +52,9 @@ fn large_outputs() {
             Case { input, out_channels, groups, residual, scale_shift, threads, activation, ..Case::default() }.check();
         }
     }
+    // Of lines that are not equally far apart.
+    let padding = [Padding { front: 0, pixel: 1, row: 2, batch: 3 }; 3];
+    Case { input: [3, 40, 50, 16], out_channels: 96, padding, ..Case::default() }.check();
 }
 
 /// Output channels in many chunks of one width, the last of a group full or not, whose panels fit in the caches or do not: of a
