@@ -202,7 +202,9 @@ impl Job<'_> {
         &conv.packed.panels(group, channels.start / PANEL, conv.in_channels)[..rows]
     }
 
-    /// These chunks of a block. The first job's first chunk brings the pixels into the cache.
+    /// These chunks of a block. The first job's first chunk brings the pixels into the cache. Inlined always: as a call, it makes a
+    /// run of one pixel of 8 to 8 channels 4 % longer.
+    #[inline(always)]
     fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, first: bool) {
         let Self { conv, cut, lines, residual, y } = self;
         let mut rest = chunks;
