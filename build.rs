@@ -53,7 +53,7 @@ const ISAS: [Isa; 6] = [
         target: X86,
         lanes: "pulp::x86::V4",
         name: "AVX512_BROADCAST",
-        max_rows: &[14],
+        max_rows: &[11],
         max_half_rows: 16,
         half: |mr| if mr < 8 { "BLENDED" } else { "PAIRED" },
         ..PLAIN

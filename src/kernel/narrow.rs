@@ -114,7 +114,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     let k = strip.in_channels();
     // SAFETY: the strip has output channels, and so a panel.
     let panel = unsafe { strip.panel(start, 0) };
-    let steps = strip.steps(1);
+    let steps = strip.steps();
     let mut first = [start.input; G];
     unrolled! { for g in 0..G, at most 4 { first[g] = strip.step(start.input, g * L::LANES); } }
     // From a place in a group's first pixel to the same in lane `l`'s.

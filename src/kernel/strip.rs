@@ -377,10 +377,10 @@ impl<'a> Strip<'a> {
         place.wrapping_add(m * self.x.stride)
     }
 
-    /// The same, for the pixels of a tile, or for every `pixels`-th of them.
+    /// The same, for the pixels of a tile.
     #[inline(always)]
-    pub(super) fn steps(&self, pixels: usize) -> Steps {
-        Steps::new(self.x.stride.wrapping_mul(pixels))
+    pub(super) fn steps(&self) -> Steps {
+        Steps::new(self.x.stride)
     }
 
     /// What a tile of `rows` pixels should prefetch, as many values as it reads: of the panels that come next, its share, or

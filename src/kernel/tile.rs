@@ -27,9 +27,9 @@
 //!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
 //!    multiply-add.
 //! 7. One vector wide, AVX-512 multiplies by a pixel's value that the multiply-add loads itself. Where the address of such an
-//!    instruction has an index, Intel's cores split it in two and lose a tenth: pixels have pointers of their own as far as
-//!    there are registers, and those behind them one index. With 7 pointers 14x14x480 to 16 channels gain 9 %, 28x28x192 and
-//!    112x112x32 to 16 5 %; with 11 all of them 3 % more, and 7 to 15 % where another thread runs on the same core.
+//!    instruction has an index, Intel's cores split it in two and lose a tenth: there each pixel has a pointer of its own, and
+//!    a tile no more pixels than there are registers for them. With 11 pixels 14x14x480, 28x28x192 and 112x112x32 to 16 channels
+//!    gain 1 % over 14 of which three have an index, and 3 to 8 % where another thread runs on the same core.
 //! 8. A tile's addresses are sums from tile to tile, not products of its first pixel. On Intel's cores a product needs a port
 //!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
 //!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
@@ -166,10 +166,12 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         // SAFETY: this function's contract.
         panels[v] = unsafe { strip.panel(start, v / per_panel) };
     }}
-    let pointers = const { pointers::<L>(NV, QUADS) };
-    let steps = strip.steps(pointers);
-    // Those beyond are not used, and take no instruction.
+    let steps = strip.steps();
+    // Those that are not used take no instruction.
     let mut places: [_; MR] = array::from_fn(|m| strip.step(start.input, m));
+    let pixel = |places: &[_; MR], m: usize| {
+        if const { has_pointers::<L>(NV, QUADS) } { places[m] } else { steps.from(places[0], m) }
+    };
 
     let mut acc = [[simd.splat(0.0); NV]; MR];
     unrolled! { for m in 0..MR, at most 16 {
@@ -196,7 +198,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         }
         // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this function's
         // contract, and `Strip::new` has checked that K values of each are there.
-        let quad = |m: usize| unsafe { &*steps.from(places[m % pointers], m / pointers).cast::<[f32; 4]>() };
+        let quad = |m: usize| unsafe { &*pixel(&places, m).cast::<[f32; 4]>() };
         let mut held = [None; MR];
         unrolled! { for m in 0..MR, at most 16 {
             if Numbers::<m, QUADS>::LESS {
@@ -228,7 +230,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let place = place_of_pairs(&pairs, k / 4);
     for rest in 0..k % 4 {
         // SAFETY: as for a quad; it is one of the K % 4 values behind them.
-        let value = |m: usize| unsafe { *steps.from(places[m % pointers], m / pointers).wrapping_add(rest) };
+        let value = |m: usize| unsafe { *pixel(&places, m).wrapping_add(rest) };
         step::<L, 0, MR, NV, 0, LAST, false>(
             simd,
             &mut acc,
@@ -489,9 +491,9 @@ const fn takes_every_register<L: Lanes>(mr: usize, nv: usize) -> bool {
     mr * nv + nv + 1 > L::REGISTERS
 }
 
-/// To how many pixels a tile holds pointers: to the first, or to as many as leave registers for the rest.
-const fn pointers<L: Lanes>(nv: usize, quads: usize) -> usize {
-    if nv == 1 && quads == 0 && L::LANES == PANEL { 11 } else { 1 }
+/// Whether a tile has a pointer to each pixel, or to the first alone.
+const fn has_pointers<L: Lanes>(nv: usize, quads: usize) -> bool {
+    nv == 1 && quads == 0 && L::LANES == PANEL
 }
 
 /// A sum, behind a wall for the compiler's scheduler or not.
