@@ -3,7 +3,7 @@
 use crate::{
     Error, Isa, IsaChoice, Shape,
     isa::{Token, with_lanes},
-    kernel::{ACROSS_PANELS, ACROSS_PIXELS, Lanes, PANEL, Row, TileKernel, narrow},
+    kernel::{ACROSS_ACCUMULATORS, ACROSS_VECTORS, Lanes, PANEL, Row, TileKernel, narrow},
     view::{self, Lines},
 };
 use core::{
@@ -31,7 +31,7 @@ struct Tuning {
     far_quad: usize,
     /// An input of more bytes is prefetched by the narrow kernel.
     prefetch_input: usize,
-    /// With fewer input channels than these, tiles run across the output channels where the output does not fit in the L2 cache.
+    /// Bytes of the panels that tiles run across, which stay in the L1 cache.
     across: usize,
     /// The most accumulators of a tile: what there is to choose from.
     accumulators: &'static [usize],
@@ -68,10 +68,11 @@ const ANY: usize = 31;
 /// every 2.75 cycles. A call costs more there, and stores hide worse: 4 x 64 tiles beat 5 x 48 and 7 x 32 by 5 to 14 % where
 /// few k's lead from few pixels to many channels. Where more k's go by, larger tiles win, for each of them costs something:
 /// 28x28x128 to 512 channels by 6 x 64 in place of 5 x 48 take 6 % less time, 14x14x96 to 576 by 6 x 64 in place of 4 x 64 3 %.
-/// An output beyond L2 keeps stores waiting where few k's go by: by tiles that run across, 112x112x16 to 96 channels take 18 %
-/// less time than by tiles that go down and prefetch their outputs, 80x80x24 to 144 7 %, 27x27x8 to 1696 4 %. The narrow kernel
-/// waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a sixth less with AVX-512, a twentieth with
-/// AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than tiles, which take a seventh less from K =
+/// Tiles run across as long as the panels of two chunks stay in L1: up to K = 63 by 64 channels, and by 32 with AVX2. With AVX-512
+/// outputs from 28 KB to 5 MB take 15 % less time so where each run writes another one, 3 % where all write the same; with AVX2
+/// 10 % and 1 % more up to K = 24, and beyond it makes no difference. At K = 64, by 64 channels, it would cost 3 %. The narrow
+/// kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a sixth less with AVX-512, a twentieth
+/// with AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than tiles, which take a seventh less from K =
 /// 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without are up to a third faster, which 11
 /// accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
@@ -102,7 +103,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
         Isa::Neon => tuning(usize::MAX, 0, 40, 4),
         Isa::Avx2 => {
             let all = tuning(usize::MAX, 0, 80, 8);
-            Tuning { prefetch_input: if L::is_intel() { 0 } else { all.prefetch_input }, ..all }
+            if L::is_intel() { Tuning { prefetch_input: 0, across: 16 << 10, ..all } } else { all }
         }
         Isa::Avx512 => {
             let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
@@ -113,7 +114,7 @@ fn tuning<L: Lanes>(isa: Isa) -> Tuning {
                     far_vector: 22,
                     far_quad: 3,
                     prefetch_input: 0,
-                    across: 32,
+                    across: 32 << 10,
                     accumulators: &[ANY, 16, 11],
                     tile: 128,
                     hidden_stores: 6,
@@ -143,9 +144,6 @@ const NEAR_PANEL_BYTES: usize = 1 << 20;
 /// Pixels of a block at least where panels are that far: each block fetches them anew. On Sapphire Rapids, 49 pixels of 2048 to
 /// 512 channels gain 15 % in one block in place of two, of 4096 to 1024 in place of four 37 %.
 const FAR_PANEL_PIXELS: usize = 64;
-
-/// An output of more bytes does not stay in the L2 cache, of 2 MiB on Intel's server cores, where alone tiles then run across.
-const FAR_OUTPUT_BYTES: usize = 2 << 20;
 
 /// Tasks a thread, so that it can be helped if it comes late or is held up. With four, layers of 20 to 60 us lose 1 % on two
 /// threads.
@@ -290,8 +288,8 @@ pub(crate) struct Cut {
     pub far_panels: bool,
     /// The narrow kernel prefetches its input.
     pub prefetch_input: bool,
-    /// Tiles run across the chunks before they go down the pixels.
-    pub across: bool,
+    /// As many chunks tiles run across, before they go down the pixels.
+    side_by_side: usize,
     /// Tiles store vectors by halves.
     pub halves_stores: bool,
     /// No tile should have more pixels, or more accumulators.
@@ -547,16 +545,20 @@ impl Cut {
         // Of so many channels a group, of all pixels.
         let bytes =
             |channels: usize| channels.saturating_mul(groups * pixels * size_of::<f32>()).saturating_mul(lines.count());
-        let two_across = tile.is_none() && panels.min(f / PANEL) >= 2 * ACROSS_PANELS;
-        let across = two_across && k < tuning.across && bytes(f) > FAR_OUTPUT_BYTES;
+        let chunks = divide_up(panels, widest);
+        let side_by_side = if chunks > 1 && tile.is_none() {
+            tuning.across / (divide_up(panels, chunks) * (k + 1) * size_of::<Row>())
+        } else {
+            1
+        };
         Self {
             in_channels: k,
             out_channels: f,
             groups,
             panels,
-            chunks: divide_up(panels, if across { ACROSS_PANELS } else { widest }),
+            chunks,
             tail,
-            across,
+            side_by_side: side_by_side.max(1),
             halves_stores: tuning.halves_stores,
             prefetch_input: bytes(k) > tuning.prefetch_input,
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
@@ -569,7 +571,7 @@ impl Cut {
     /// does not fit there is written faster than it is computed. Else it is written in stripes, and the cache lines on which two
     /// of them meet, of outputs that are not aligned to lines, are fetched twice.
     fn block_channels(&self) -> usize {
-        if self.across { self.out_channels } else { self.out_channels.min(4 * PANEL) }
+        if self.side_by_side > 1 { self.out_channels } else { self.out_channels.min(4 * PANEL) }
     }
 
     /// Chunks of a group.
@@ -589,41 +591,32 @@ impl Cut {
             let kernel = if self.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
             return Chunk { group, channels: tiles..self.out_channels, kernel };
         }
-        let (start, end) = if self.across {
-            (i * ACROSS_PANELS, self.panels.min((i + 1) * ACROSS_PANELS))
-        } else {
-            // From the other end, so that the last is one of the narrower ones: a single vector is finished in part for nothing.
-            let from_end = part(self.panels, self.chunks, self.chunks - 1 - i);
-            (self.panels - from_end.end, self.panels - from_end.start)
-        };
-        let channels = start * PANEL..self.out_channels.min(end * PANEL);
+        let (width, wider) = divide(self.panels, self.chunks);
+        let start = |i: usize| i * width + i.min(wider);
+        let channels = start(i) * PANEL..self.out_channels.min(start(i + 1) * PANEL);
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// Whether this chunk's tiles may run across it and those that follow: it is full, and as wide as the others.
-    fn goes_across(&self, chunk: &Chunk) -> bool {
-        self.across && chunk.channels.len() == ACROSS_PANELS * PANEL
+    /// Whether this chunk's tiles may run across it and those that follow.
+    fn goes_across<L: Lanes>(&self, chunk: &Chunk) -> bool {
+        self.side_by_side > 1 && chunk.kernel == Kernel::Tile && chunk.channels.len() >= ACROSS_VECTORS * L::LANES
     }
 
     /// How many of so many chunks, from this one on, are of the same group and as wide, so that one kernel computes them all.
     pub fn alike(&self, first: &Chunk, chunks: usize) -> usize {
-        let width = first.channels.len();
-        let are = first.kernel == Kernel::Tile
-            && if self.across { self.goes_across(first) } else { self.panels.is_multiple_of(self.chunks) };
-        if !are {
+        if first.kernel != Kernel::Tile {
             return 1;
         }
-        // The last one of a group may be narrower or not full, and is left to itself.
-        let channels = self.out_channels.min(self.panels * PANEL) - first.channels.start;
-        chunks.min(channels / width).max(1)
+        // The wider ones come first. The last one of a group may not be full, and is left to itself.
+        let wider = self.panels % self.chunks * divide_up(self.panels, self.chunks) * PANEL;
+        let all = self.out_channels.min(self.panels * PANEL);
+        let end = if first.channels.start < wider { wider } else { all };
+        chunks.min((end - first.channels.start) / first.channels.len()).max(1)
     }
 
-    /// How many chunks tiles run across: those whose panels stay in the L1 cache.
-    pub fn side_by_side(&self) -> usize {
-        if !self.across {
-            return 1;
-        }
-        (L1_BYTES / (ACROSS_PANELS * (self.in_channels + 1) * size_of::<Row>())).max(1)
+    /// How many chunks like this one tiles run across.
+    pub fn side_by_side<L: Lanes>(&self, chunk: &Chunk) -> usize {
+        if self.goes_across::<L>(chunk) { self.side_by_side } else { 1 }
     }
 
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
@@ -639,8 +632,8 @@ impl Cut {
         };
         let kernels = chunk.tiles::<L>();
         let mut most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
-        if self.goes_across(chunk) {
-            most_rows = most_rows.min(ACROSS_PIXELS);
+        if self.goes_across::<L>(chunk) {
+            most_rows = most_rows.min(2 * ACROSS_ACCUMULATORS / halves);
         }
         split(most_rows, pixels)
     }
@@ -1085,7 +1078,8 @@ mod tests {
                     [8, 64, 300].into_iter().flat_map(|k| [1, 6, 7, 15, 49, 200].map(|pixels| (k, pixels)))
                 {
                     let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]);
-                    let cut = Cut::new((token, None, &Memo::default()), [k, f, 1], &lines);
+                    // Costs are those of tiles that run down.
+                    let cut = Cut { side_by_side: 1, ..Cut::new((token, None, &Memo::default()), [k, f, 1], &lines) };
                     let least = cost::<L>(&tuning, &cut, pixels);
                     for tail in Tail::ALL.into_iter().filter(|tail| tail.exists::<L>(f)) {
                         let panels = tail.panels(f);

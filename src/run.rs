@@ -213,11 +213,12 @@ impl Job<'_> {
             // Of several pieces, all meet a chunk's panels before the next chunk, while they are in the L1 cache: but for tiles that
             // run across the chunks.
             let is_one_piece = || lines.pieces(block.lines.clone()).nth(1).is_none();
-            let is_one_strip = rest.len() > 1 && (cut.across || is_one_piece());
+            let is_one_strip = rest.len() > 1 && (cut.side_by_side::<L>(&chunk) > 1 || is_one_piece());
             let alike = if is_one_strip { cut.alike(&chunk, rest.len()) } else { 1 };
-            rest.start += alike;
             let (group, width) = (chunk.group, chunk.channels.len());
             let channels = chunk.channels.start..chunk.channels.end + (alike - 1) * width;
+            debug_assert_eq!(channels.end, cut.chunk(rest.start + alike - 1).channels.end);
+            rest.start += alike;
             let out_channels = channels.len();
             let (k_start, f_start) = (group * conv.in_channels, group * conv.out_channels + channels.start);
             let panels = self.panels(group, &channels);
@@ -271,8 +272,8 @@ impl Job<'_> {
                         run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
                     }
                 };
-                let is_one_pixel = count * block.pixels.len() == 1 && kernels[0].across.is_some();
-                let side_by_side = if is_one_pixel { alike } else { cut.side_by_side() } * width;
+                let is_one_tile = count * block.pixels.len() == mr && kernels[mr - 1].across.is_some();
+                let side_by_side = if is_one_tile { alike } else { cut.side_by_side::<L>(&chunk) } * width;
                 while strip.out_channels() > side_by_side {
                     let [now, behind] = strip.split_channels(side_by_side, cut.far_panels);
                     run(&now);

@@ -39,8 +39,8 @@ fn large_inputs() {
     }
 }
 
-/// Outputs of more bytes than an L2 cache has, to which tiles run across: in groups, with a half panel, with panels that fill more
-/// than the L1 cache, and with a last tile of less than the others' channels.
+/// Outputs of more bytes than an L2 cache has, few input channels, so that tiles run across them: in groups, with a half panel, with
+/// panels that fill more than the L1 cache, and with a last tile of less than the others' channels.
 #[test]
 fn large_outputs() {
     for (pixels, in_channels, out_channels, groups) in
@@ -57,13 +57,17 @@ fn large_outputs() {
     Case { input: [3, 40, 50, 16], out_channels: 96, padding, ..Case::default() }.check();
 }
 
-/// Output channels in many chunks of one width, the last of a group full or not, whose panels fit in the caches or do not: of a
-/// single pixel, of several tiles, and of lines that are not equally far apart.
+/// Output channels in many chunks, all of one width or of two, the last of a group full or not, whose panels fit in the caches or
+/// do not: of a single pixel, of a single tile, of several, and of lines that are not equally far apart.
 #[test]
 fn many_output_channels() {
     for (shape, in_channels, out_channels, groups) in [
         ([1, 1, 1], 20, 1024, 1),
         ([1, 1, 1], 5, 380, 3),
+        ([1, 1, 1], 40, 208, 1),
+        ([1, 2, 2], 16, 1008, 1),
+        ([1, 1, 5], 300, 208, 1),
+        ([1, 4, 4], 12, 220, 2),
         ([1, 1, 9], 33, 640, 1),
         ([1, 7, 7], 16, 376, 2),
         ([1, 5, 10], 300, 1024, 1),
