@@ -54,7 +54,7 @@ const ISAS: [Isa; 6] = [
         lanes: "pulp::x86::V4",
         name: "AVX512_BROADCAST",
         max_rows: &[11],
-        max_half_rows: 16,
+        max_half_rows: 12,
         half: |mr| if mr < 8 { "BLENDED" } else { "PAIRED" },
         ..PLAIN
     },
