@@ -281,8 +281,10 @@ pub(crate) struct Cut {
     groups: usize,
     /// Of a group.
     panels: usize,
-    /// Chunks of these panels.
+    /// Chunks of these panels, how many panels each has, and how many chunks, the first ones, have one more.
     chunks: usize,
+    chunk_panels: usize,
+    wider_chunks: usize,
     tail: Tail,
     /// The panels do not fit in the L2 cache.
     pub far_panels: bool,
@@ -546,8 +548,10 @@ impl Cut {
         let bytes =
             |channels: usize| channels.saturating_mul(groups * pixels * size_of::<f32>()).saturating_mul(lines.count());
         let chunks = divide_up(panels, widest);
+        let (chunk_panels, wider_chunks) = divide(panels, chunks.max(1));
         let side_by_side = if chunks > 1 && tile.is_none() {
-            tuning.across / (divide_up(panels, chunks) * (k + 1) * size_of::<Row>())
+            let widest = chunk_panels + wider_chunks.min(1);
+            divide(tuning.across, widest * (k + 1) * size_of::<Row>()).0
         } else {
             1
         };
@@ -557,6 +561,8 @@ impl Cut {
             groups,
             panels,
             chunks,
+            chunk_panels,
+            wider_chunks,
             tail,
             side_by_side: side_by_side.max(1),
             halves_stores: tuning.halves_stores,
@@ -567,9 +573,9 @@ impl Cut {
         }
     }
 
-    /// Output channels that have to stay in the L2 cache with a block's pixels: those of a tile; or all, where an output that
-    /// does not fit there is written faster than it is computed. Else it is written in stripes, and the cache lines on which two
-    /// of them meet, of outputs that are not aligned to lines, are fetched twice.
+    /// Output channels that have to stay in the L2 cache with a block's pixels: those of a tile; or all, where tiles run across
+    /// them. Else those are written in stripes, and the cache lines on which two of these meet, of outputs that are not aligned
+    /// to lines, are fetched twice.
     fn block_channels(&self) -> usize {
         if self.side_by_side > 1 { self.out_channels } else { self.out_channels.min(4 * PANEL) }
     }
@@ -591,8 +597,8 @@ impl Cut {
             let kernel = if self.tail == Tail::Half { Kernel::HalfTile } else { Kernel::Narrow };
             return Chunk { group, channels: tiles..self.out_channels, kernel };
         }
-        let (width, wider) = divide(self.panels, self.chunks);
-        let start = |i: usize| i * width + i.min(wider);
+        // The last is one of the narrower ones: a single vector is finished in part for nothing.
+        let start = |i: usize| i * self.chunk_panels + i.min(self.wider_chunks);
         let channels = start(i) * PANEL..self.out_channels.min(start(i + 1) * PANEL);
         Chunk { group, channels, kernel: Kernel::Tile }
     }
@@ -607,8 +613,8 @@ impl Cut {
         if first.kernel != Kernel::Tile {
             return 1;
         }
-        // The wider ones come first. The last one of a group may not be full, and is left to itself.
-        let wider = self.panels % self.chunks * divide_up(self.panels, self.chunks) * PANEL;
+        let wider = self.wider_chunks * (self.chunk_panels + 1) * PANEL;
+        // The last one of a group may not be full, and is left to itself.
         let all = self.out_channels.min(self.panels * PANEL);
         let end = if first.channels.start < wider { wider } else { all };
         chunks.min((end - first.channels.start) / first.channels.len()).max(1)
@@ -1086,7 +1092,17 @@ mod tests {
                         for &most_accumulators in tuning.accumulators {
                             for chunks in 0..=panels {
                                 if panels.div_ceil(chunks.max(1)) <= widest::<L>() && (chunks > 0 || panels == 0) {
-                                    let other = Cut { panels, chunks, tail, most_accumulators, ..cut.clone() };
+                                    let (chunk_panels, wider_chunks) = divide(panels, chunks.max(1));
+                                    let cut = cut.clone();
+                                    let other = Cut {
+                                        panels,
+                                        chunks,
+                                        chunk_panels,
+                                        wider_chunks,
+                                        tail,
+                                        most_accumulators,
+                                        ..cut
+                                    };
                                     let cost = cost::<L>(&tuning, &other, pixels);
                                     assert!(
                                         least <= cost,
