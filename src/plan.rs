@@ -69,12 +69,12 @@ const ANY: usize = 31;
 /// few k's lead from few pixels to many channels. Where more k's go by, larger tiles win, for each of them costs something:
 /// 28x28x128 to 512 channels by 6 x 64 in place of 5 x 48 take 6 % less time, 14x14x96 to 576 by 6 x 64 in place of 4 x 64 3 %.
 /// Tiles run across as long as the panels of two chunks stay in L1: up to K = 63 by 64 channels, and by 32 with AVX2. With AVX-512
-/// outputs from 28 KB to 5 MB take 15 % less time so where each run writes another one, 3 % where all write the same; with AVX2
-/// 10 % and 1 % more up to K = 24, and beyond it makes no difference. At K = 64, by 64 channels, it would cost 3 %. The narrow
-/// kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a sixth less with AVX-512, a twentieth
-/// with AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than tiles, which take a seventh less from K =
-/// 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without are up to a third faster, which 11
-/// accumulators lead to.
+/// outputs from 28 KB to 5 MB take 15 % less time so where each run writes another one, and 3 % where all write the same; with
+/// AVX2 those of up to 24 input channels take 10 % less, and 1 to 2 % more. At K = 64, by 64 channels, it would cost 3 %. The
+/// narrow kernel waits for inputs from L2 too: prefetched, 324 pixels of 64 to 1 channel take a sixth less with AVX-512, a
+/// twentieth with AVX2. With ten channels, whose loads cannot run ahead, it still waits longer than tiles, which take a seventh
+/// less from K = 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without are up to a third faster, which
+/// 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
     let tuning = |hidden_stores, pixel, group, channel| Tuning {
         fma: 4,

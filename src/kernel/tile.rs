@@ -20,10 +20,10 @@
 //!    that has to be fetched; a prefetch every four k's took 4 % of the time.
 //! 5. Where few k's go by, stores wait for their cache lines until nothing else goes on. There tiles run across the output
 //!    channels before they go down the pixels, as far as panels stay in L1: their stores follow each other in memory, and the
-//!    hardware fetches the next lines meanwhile. On Sapphire Rapids up to 48 channels to outputs that were not in the cache take
-//!    10 to 20 % less time, 28x28x8 to 288 40 %. So do the tiles of few pixels, one of them to each chunk, which reads each
-//!    panel once: between two calls no panel is fetched. 4 pixels of 16 to 1008 channels take half the time, one pixel of 32
-//!    to 128 four fifths.
+//!    hardware fetches the next lines meanwhile. On Sapphire Rapids layers of up to 48 input channels take 10 to 20 % less time
+//!    so where their outputs were not in the cache, 28x28x8 to 288 40 %. So do the tiles of pixels that are no more than one
+//!    tile, whatever K is, for each panel is read once: between two calls none is fetched. 4 pixels of 16 to 1008 channels take
+//!    half the time, one pixel of 32 to 128 four fifths.
 //! 6. Where accumulators and weights take every register, the pixels' values are held instead, if they are fewer: 3 x 4 with
 //!    AVX2, which takes 7 loads in place of 9. On Sapphire Rapids it is 3 % faster where panels come from L1, and 3 to 4 %
 //!    slower where they come from L2. If not, the last weights are loaded anew for each pixel: a memory operand of the
