@@ -3,7 +3,7 @@
 use crate::{
     Error, Isa, IsaChoice, Shape,
     isa::{Token, with_lanes},
-    kernel::{ACROSS_ACCUMULATORS, ACROSS_VECTORS, Lanes, PANEL, Row, TileKernel, narrow},
+    kernel::{Lanes, PANEL, Row, TileKernel, narrow},
     view::{self, Lines},
 };
 use core::{
@@ -603,11 +603,6 @@ impl Cut {
         Chunk { group, channels, kernel: Kernel::Tile }
     }
 
-    /// Whether this chunk's tiles may run across it and those that follow.
-    fn goes_across<L: Lanes>(&self, chunk: &Chunk) -> bool {
-        self.side_by_side > 1 && chunk.kernel == Kernel::Tile && chunk.channels.len() >= ACROSS_VECTORS * L::LANES
-    }
-
     /// How many of so many chunks, from this one on, are of the same group and as wide, so that one kernel computes them all.
     pub fn alike(&self, first: &Chunk, chunks: usize) -> usize {
         if first.kernel != Kernel::Tile {
@@ -620,9 +615,10 @@ impl Cut {
         chunks.min((end - first.channels.start) / first.channels.len()).max(1)
     }
 
-    /// How many chunks like this one tiles run across.
+    /// How many chunks like this one tiles run across: of a single pixel alone they would be slow.
     pub fn side_by_side<L: Lanes>(&self, chunk: &Chunk) -> usize {
-        if self.goes_across::<L>(chunk) { self.side_by_side } else { 1 }
+        let may = self.side_by_side > 1 && chunk.kernel == Kernel::Tile && most_across(chunk.tiles::<L>()) > 1;
+        if may { self.side_by_side } else { 1 }
     }
 
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
@@ -638,8 +634,8 @@ impl Cut {
         };
         let kernels = chunk.tiles::<L>();
         let mut most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
-        if self.goes_across::<L>(chunk) {
-            most_rows = most_rows.min(2 * ACROSS_ACCUMULATORS / halves);
+        if self.side_by_side::<L>(chunk) > 1 {
+            most_rows = most_rows.min(most_across(kernels));
         }
         split(most_rows, pixels)
     }
@@ -649,6 +645,11 @@ impl Cut {
 fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> usize {
     // No division where nothing is to be divided, for a small run.
     if most_accumulators >= ANY { tiles.len() } else { tiles.len().min(2 * most_accumulators / halves) }
+}
+
+/// The most pixels of one of these tiles that runs across the output channels.
+fn most_across<L>(tiles: &[TileKernel<L>]) -> usize {
+    tiles.partition_point(|tile| tile.across.is_some())
 }
 
 /// The cheapest cut.

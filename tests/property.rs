@@ -39,7 +39,7 @@ fn large_inputs() {
     }
 }
 
-/// Outputs of more bytes than an L2 cache has, few input channels, so that tiles run across them: in groups, with a half panel, with
+/// Outputs of more bytes than an L2 cache has, of few input channels, to which tiles run across: in groups, with a half panel, with
 /// panels that fill more than the L1 cache, and with a last tile of less than the others' channels.
 #[test]
 fn large_outputs() {

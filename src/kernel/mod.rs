@@ -94,11 +94,6 @@ pub(crate) use strip::{Pixels, Residual, Strip};
 /// Output channels of a panel of packed weights, on every ISA.
 pub(crate) const PANEL: usize = 16;
 
-/// Register tiles that run across the output channels: their least vectors, and their most accumulators. With AVX-512 these are up
-/// to 8 x 48 and 6 x 64. On Sapphire Rapids 4 x 48 takes 3 % longer to an output in a cache, and 2 % less to others.
-pub(crate) const ACROSS_VECTORS: usize = 3;
-pub(crate) const ACROSS_ACCUMULATORS: usize = 24;
-
 /// One row of a panel: the weights of 16 output channels for one input channel, or their biases.
 ///
 /// A cache line, so that no load of one crosses into a second.
