@@ -7,7 +7,7 @@ use crate::{
     isa::with_lanes,
     kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip, TileKernel},
     output::{OutputPixels, OutputValues},
-    plan::{Block, Cut, Kernel, Schedule},
+    plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
 };
 use core::{array, ops::Range, slice};
@@ -202,8 +202,8 @@ impl Job<'_> {
         &conv.packed.panels(group, channels.start / PANEL, conv.in_channels)[..rows]
     }
 
-    /// These chunks of a block. The first job's first chunk brings the pixels into the cache. Inlined always: as a call, it makes a
-    /// run of one pixel of 8 to 8 channels 4 % longer.
+    /// These chunks of a block. The first job's first chunk brings the pixels into the cache. Inlined always: a call makes a run
+    /// of one pixel of 8 to 8 channels 4 % longer.
     #[inline(always)]
     fn run<L: Lanes>(&self, simd: L, x: &[f32], block: &Block, chunks: Range<usize>, first: bool) {
         let Self { conv, cut, lines, residual, y } = self;
@@ -250,37 +250,45 @@ impl Job<'_> {
                     let (input, output) = ((x, conv.in_channels), (y, out_channels));
                     Strip::new(input, output, residual, panels, (count, block.pixels.len()), epilogue)
                 };
-                let mut strip = strip
+                let strip = strip
                     .prefetching(next_panels)
                     .halving_stores(cut.halves_stores)
                     .prefetching_input(cut.prefetch_input && first && channels.start == 0);
                 next_panels =
                     next_panels.get(count * block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
-                if chunk.kernel == Kernel::Narrow {
-                    L::narrow()[out_channels - 1](simd, &strip);
-                    continue;
+                match chunk.kernel {
+                    Kernel::Narrow => L::narrow()[out_channels - 1](simd, &strip),
+                    Kernel::Tile | Kernel::HalfTile => run_tiles(simd, cut, &chunk, &strip),
                 }
-                let kernels = chunk.tiles::<L>();
-                let [(mr, tiles), (rest, rest_tiles)] = cut.split::<L>(&chunk, block.pixels.len());
-                let run = |strip: &Strip<'_>| {
-                    let run = |mr: usize| {
-                        let TileKernel { run, across, .. } = &kernels[mr - 1];
-                        if strip.out_channels() > width { across.unwrap_or(*run) } else { *run }
-                    };
-                    run(mr)(simd, strip, tiles);
-                    if rest_tiles > 0 {
-                        run(rest)(simd, &strip.skip(mr * tiles), rest_tiles);
-                    }
-                };
-                let is_one_tile = count * block.pixels.len() == mr && kernels[mr - 1].across.is_some();
-                let side_by_side = if is_one_tile { alike } else { cut.side_by_side::<L>(&chunk) } * width;
-                while strip.out_channels() > side_by_side {
-                    let [now, behind] = strip.split_channels(side_by_side, cut.far_panels);
-                    run(&now);
-                    strip = behind;
-                }
-                run(&strip);
             }
         }
     }
+}
+
+/// Runs the tiles of a strip that is as wide as this chunk, or as some like it. By reference: a small run would feel a copy.
+#[inline(always)]
+fn run_tiles<L: Lanes>(simd: L, cut: &Cut, chunk: &Chunk, strip: &Strip<'_>) {
+    let (kernels, width) = (chunk.tiles::<L>(), chunk.channels.len());
+    let [(mr, tiles), (last_mr, last_tiles)] = cut.split::<L>(chunk, strip.pixels());
+    let run = |strip: &Strip<'_>| {
+        let kernel = |mr: usize| {
+            let TileKernel { run, across, .. } = &kernels[mr - 1];
+            if strip.out_channels() > width { across.unwrap_or(*run) } else { *run }
+        };
+        kernel(mr)(simd, strip, tiles);
+        if last_tiles > 0 {
+            kernel(last_mr)(simd, &strip.skip(mr * tiles), last_tiles);
+        }
+    };
+    let is_one_tile = strip.lines() * strip.pixels() == mr && kernels[mr - 1].across.is_some();
+    let side_by_side = if is_one_tile { strip.out_channels() } else { cut.side_by_side::<L>(chunk) * width };
+    let mut strip = strip;
+    let mut rest;
+    while strip.out_channels() > side_by_side {
+        let [now, behind] = strip.split_channels(side_by_side, cut.far_panels);
+        run(&now);
+        rest = behind;
+        strip = &rest;
+    }
+    run(strip);
 }

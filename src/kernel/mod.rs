@@ -69,6 +69,7 @@ impl<const A: usize, const B: usize> Numbers<A, B> {
     const AT_MOST: () = assert!(A <= B);
 }
 
+mod finish;
 pub(crate) mod narrow;
 mod scalar;
 mod strip;

@@ -3,7 +3,7 @@
 //! MR and NV: one pixel by a whole panel. What counts here is to be right everywhere, also where a fused multiply-add is
 //! a function call (x86 without FMA, wasm32); that call costs more than any tile could save.
 
-use super::{Lanes, NarrowKernel, PANEL, Row, Strip, TileKernel, narrow, tile::finish_rows};
+use super::{Lanes, NarrowKernel, PANEL, Row, Strip, TileKernel, finish::finish_rows, narrow};
 
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
