@@ -1,6 +1,6 @@
 //! What follows a tile's sums, and their stores: in registers where that is short, or else out of line.
 
-use super::{Lanes, PANEL, Start, Strip, tile::Last};
+use super::{Lanes, Last, PANEL, Start, Strip};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},

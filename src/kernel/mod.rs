@@ -69,6 +69,21 @@ impl<const A: usize, const B: usize> Numbers<A, B> {
     const AT_MOST: () = assert!(A <= B);
 }
 
+/// How the last vector of a tile's output channels is shared, which the head of `tile` explains: not at all.
+const WHOLE: u8 = 0;
+#[allow(dead_code, reason = "AVX-512 alone has such tiles")]
+const BLENDED: u8 = 1;
+const PAIRED: u8 = 2;
+
+/// The same as conditions that the compiler decides before it looks at what depends on them.
+struct Last<const LAST: u8>;
+
+impl<const LAST: u8> Last<LAST> {
+    const IS_SHARED: bool = LAST != WHOLE;
+    const IS_BLENDED: bool = LAST == BLENDED;
+    const IS_PAIRED: bool = LAST == PAIRED;
+}
+
 mod finish;
 pub(crate) mod narrow;
 mod scalar;

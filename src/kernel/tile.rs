@@ -42,28 +42,13 @@
 //!    multiply-add's place, and loads do not, not even those that put every second weight twice.
 
 use super::{
-    Lanes, Numbers, PANEL, Row, Start, Strip, TileKernel,
+    BLENDED, Lanes, Last, Numbers, PAIRED, PANEL, Row, Start, Strip, TileKernel, WHOLE,
     finish::{finish_in_registers, finish_rows},
     pair_at,
 };
 use core::array;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
-
-/// How the last vector of a tile's output channels is shared: not at all.
-const WHOLE: u8 = 0;
-#[allow(dead_code, reason = "AVX-512 alone has such tiles")]
-const BLENDED: u8 = 1;
-const PAIRED: u8 = 2;
-
-/// The same as conditions that the compiler decides before it looks at what depends on them.
-pub(super) struct Last<const LAST: u8>;
-
-impl<const LAST: u8> Last<LAST> {
-    pub(super) const IS_SHARED: bool = LAST != WHOLE;
-    const IS_BLENDED: bool = LAST == BLENDED;
-    const IS_PAIRED: bool = LAST == PAIRED;
-}
 
 /// Fours of k's among as many k's as are interleaved at a time.
 const FOURS: usize = PANEL / 4;
