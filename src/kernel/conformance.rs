@@ -106,7 +106,7 @@ const SPECIAL: [f32; 24] = [
     16_777_217.0,
 ];
 
-fn same(a: f32, b: f32) -> bool {
+pub(super) fn same(a: f32, b: f32) -> bool {
     a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan()
 }
 

@@ -5,6 +5,44 @@
 
 use super::{Lanes, NarrowKernel, PANEL, Row, Strip, TileKernel, finish::finish_rows, narrow};
 
+cfg_if::cfg_if! {
+    // An instruction, or a C library that rounds once: musl's and compiler-builtins' round a denormal result twice, that of MinGW
+    // all, and Microsoft's where the CPU has no such instruction.
+    if #[cfg(all(feature = "std", any(
+        target_arch = "aarch64",
+        target_feature = "fma",
+        target_vendor = "apple",
+        all(target_os = "linux", target_env = "gnu"),
+    )))] {
+        #[inline(always)]
+        fn fused_multiply_add(a: f32, b: f32, c: f32) -> f32 {
+            a.mul_add(b, c)
+        }
+    } else {
+        use by_way_of_f64 as fused_multiply_add;
+    }
+}
+
+/// `a * b + c`, rounded once, without an instruction for it: the product is exact in f64, and the sum rounded to odd there, so
+/// that to round it once more gives what rounding once would (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
+/// sums: proved algorithms using rounding to odd", 2008).
+#[allow(dead_code, reason = "where there is such an instruction, tests alone call it")]
+fn by_way_of_f64(a: f32, b: f32, c: f32) -> f32 {
+    let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
+    let sum = product + c;
+    // What is missing from the sum, exactly (Knuth); NaN beside infinities.
+    let of_c = sum - product;
+    let error = (product - (sum - of_c)) + (c - of_c);
+    let bits = sum.to_bits();
+    let is_inexact = error.abs() > 0.0;
+    let odd = match bits % 2 {
+        0 if is_inexact && (error > 0.0) == (sum > 0.0) => bits + 1,
+        0 if is_inexact => bits - 1,
+        _ => bits,
+    };
+    f64::from_bits(odd) as f32
+}
+
 /// The scalar ISA, which every CPU has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scalar;
@@ -69,9 +107,7 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
-        cfg_if::cfg_if! {
-            if #[cfg(feature = "std")] { a.mul_add(b, c) } else { libm::fmaf(a, b, c) }
-        }
+        fused_multiply_add(a, b, c)
     }
 
     #[inline(always)]
@@ -171,3 +207,47 @@ fn kernel(simd: Scalar, strip: &Strip<'_>, pixels: usize) {
 
 #[cfg(test)]
 super::conformance::suite!(Some(Scalar), "scalar");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::conformance::same;
+    use core::{hint::black_box, ops::Range};
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    #[test]
+    fn multiply_adds_are_rounded_once() {
+        // Results that a sum in f64 rounds to a half between two of f32, the first two of them denormal.
+        for [a, b, c, expected] in [
+            [0x1a00_0001, 0x19ff_fffe, 0x0040_0001, 0x0040_0001],
+            [0x9700_0800, 0x1cff_f001, 0x0001_0002, 0x0001_0001],
+            [0x3f80_0800, 0x3f80_0800, 0x2280_0000, 0x3f80_1001],
+        ] {
+            let [x, y, z] = black_box([a, b, c].map(f32::from_bits));
+            let got = [by_way_of_f64(x, y, z), fused_multiply_add(x, y, z)].map(f32::to_bits);
+            assert_eq!(got, [expected; 2], "{a:#x} {b:#x} {c:#x}");
+        }
+    }
+
+    #[test]
+    fn with_and_without_an_instruction_they_are_the_same() {
+        let mut random = SmallRng::seed_from_u64(1);
+        // Few bits, so that sums meet halves between two results: the last of an odd one, the first of an even one.
+        let mut sparse = |exponents: Range<u32>| {
+            let (sign, exponent) = (random.random::<u32>() << 31, random.random_range(exponents) << 23);
+            let [one, other] = [0, 0].map(|_: u32| 1 << random.random_range(0..24u32) & 0x7f_ffff);
+            f32::from_bits(sign | exponent | one ^ other)
+        };
+        let mut twice = 0;
+        for i in 0..1_000_000 {
+            let near = if i % 2 == 0 { 40..90 } else { 0..255 };
+            let [a, b] = [0, 0].map(|_| sparse(near.clone()));
+            let c = sparse(if i % 2 == 0 { 0..40 } else { near });
+            let (got, expected) = (by_way_of_f64(a, b, c), fused_multiply_add(a, b, c));
+            assert!(same(got, expected), "{a:e} * {b:e} + {c:e}: {got:e} in place of {expected:e}");
+            let rounded_twice = (f64::from(a) * f64::from(b) + f64::from(c)) as f32;
+            twice += usize::from(!same(rounded_twice, got));
+        }
+        assert!(twice > 1000, "{twice}");
+    }
+}
