@@ -129,15 +129,15 @@ impl Pool {
         if sleeping.load(SeqCst) > 0 {
             self.wake();
         }
-        let own = panic::catch_unwind(AssertUnwindSafe(|| work(0)));
+        self.shared.work(work, 0);
         runs.fetch_add(1, SeqCst);
         // Those inside are at their last task; a thread that the system has put aside needs a core. In a forked process there
         // is none, though one may have been inside.
         let mut spins = 0;
         while inside.load(SeqCst) > 0 && !(pause(&mut spins) && self.is_forked()) {}
-        let others = lock(panic).take();
+        let panic = lock(panic).take();
         drop(turn);
-        if let Some(panic) = own.err().or(others) {
+        if let Some(panic) = panic {
             panic::resume_unwind(panic);
         }
     }
@@ -193,13 +193,24 @@ impl Shared {
             if is_open(seen) && !self.stop.load(Relaxed) {
                 // SAFETY: the run is open, and this thread inside: the caller, on whose stack the work is, waits for it.
                 let work = unsafe { *self.work.load(Relaxed).cast::<Work<'_>>() };
-                if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| work(thread))) {
-                    lock(&self.panic).get_or_insert(panic);
-                }
+                self.work(work, thread);
             }
             self.inside.fetch_sub(1, SeqCst);
             if self.stop.load(Relaxed) {
                 return;
+            }
+        }
+    }
+
+    /// Calls `work` and keeps its panic, if it is the run's first.
+    fn work(&self, work: Work<'_>, thread: usize) {
+        if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| work(thread))) {
+            let mut first = lock(&self.panic);
+            if first.is_none() {
+                *first = Some(panic);
+            } else {
+                // Not dropped: that may panic as well.
+                mem::forget(panic);
             }
         }
     }
@@ -210,16 +221,17 @@ impl Shared {
             let run = self.runs.load(SeqCst);
             is_open(run) && run != seen
         };
-        let (start, mut spins) = (Instant::now(), 0);
+        let (mut start, mut spins) = (Instant::now(), 0);
         while !another() {
             if pause(&mut spins) && start.elapsed() > SPIN {
-                let mut locked = lock(&self.sleep_lock);
+                let locked = lock(&self.sleep_lock);
                 self.sleeping.fetch_add(1, SeqCst);
-                while !another() {
-                    locked = self.wake.wait(locked).unwrap_or_else(PoisonError::into_inner);
+                if !another() {
+                    drop(self.wake.wait(locked).unwrap_or_else(PoisonError::into_inner));
                 }
                 self.sleeping.fetch_sub(1, SeqCst);
-                return;
+                // Too late for that run, it is awake for the next one.
+                start = Instant::now();
             }
         }
     }
@@ -337,6 +349,31 @@ mod tests {
             assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&7));
             count(&pool, 50);
         }
+    }
+
+    #[test]
+    fn panics_that_panic_when_dropped_are_kept() {
+        struct Again;
+        impl Drop for Again {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let pool = Pool::new(3).unwrap();
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
+            let at_work = AtomicUsize::new(0);
+            pool.run(3, &|_| {
+                at_work.fetch_add(1, Relaxed);
+                while at_work.load(Relaxed) < 3 {
+                    thread::yield_now();
+                }
+                panic::resume_unwind(Box::new(Again));
+            });
+        }));
+        let panic = outcome.unwrap_err();
+        assert!(panic.is::<Again>());
+        mem::forget(panic);
+        count(&pool, 50);
     }
 
     /// As in a child process, where none of the others is and the lock may be held for ever.
