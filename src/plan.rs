@@ -1,4 +1,5 @@
-//! From a shape, an ISA and a number of threads to a register tile, blocks and tasks. All tuned numbers stand here.
+//! From a shape, an ISA and a number of threads to a register tile, blocks and tasks. The numbers that these are tuned by stand
+//! here; those of a kernel stand with it, those of a thread pool in `pool`.
 
 use crate::{
     Error, Isa, IsaChoice, Shape,
@@ -58,6 +59,30 @@ struct Tuning {
 /// More accumulators than any tile has, and as many as a memo can hold.
 const ANY: usize = 31;
 
+/// Of a CPU of which nothing else is known.
+const PLAIN: Tuning = Tuning {
+    fma: 4,
+    load: 4,
+    latency: 32,
+    shuffle: 0,
+    interleaved: 0,
+    far_vector: 0,
+    far_quad: 0,
+    prefetch_input: 2 * BLOCK_BYTES,
+    across: 0,
+    accumulators: &[ANY],
+    tile: 0,
+    hidden_stores: usize::MAX,
+    store: 8,
+    halves_stores: false,
+    partial: 40,
+    pixel: 0,
+    quads: 0,
+    call: 320,
+    group: 0,
+    channel: 0,
+};
+
 /// Two multiply-adds and two loads start in a cycle, as on Zen 5 and on Intel's server cores. Zen 4 starts one and one of 512
 /// bits, which scales every tile's cost alike and so leaves the choice as it is. Latency is 4 cycles on all of them, and on
 /// Neoverse and Apple's cores, which have 2 to 4 multiply-adds and 2 to 3 loads of 128 bits a cycle. What stores, calls and
@@ -76,37 +101,16 @@ const ANY: usize = 31;
 /// less from K = 480 on. Interleaved pixels pay from K = 48 on; below, tiles of 7 pixels without are up to a third faster, which
 /// 11 accumulators lead to.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
-    let tuning = |hidden_stores, pixel, group, channel| Tuning {
-        fma: 4,
-        load: 4,
-        latency: 32,
-        shuffle: 0,
-        interleaved: 0,
-        far_vector: 0,
-        far_quad: 0,
-        prefetch_input: 2 * BLOCK_BYTES,
-        across: 0,
-        accumulators: &[ANY],
-        tile: 0,
-        hidden_stores,
-        store: 8,
-        halves_stores: false,
-        partial: 40,
-        pixel,
-        quads: 0,
-        call: 320,
-        group,
-        channel,
-    };
     match isa {
-        Isa::Scalar => Tuning { latency: 4, partial: 0, call: 0, ..tuning(usize::MAX, 0, 0, 0) },
-        Isa::Neon => tuning(usize::MAX, 0, 40, 4),
+        Isa::Scalar => Tuning { latency: 4, partial: 0, call: 0, ..PLAIN },
+        Isa::Neon => Tuning { group: 40, channel: 4, ..PLAIN },
         Isa::Avx2 => {
-            let all = tuning(usize::MAX, 0, 80, 8);
+            let all = Tuning { group: 80, channel: 8, ..PLAIN };
             if L::is_intel() { Tuning { prefetch_input: 0, across: 16 << 10, ..all } } else { all }
         }
         Isa::Avx512 => {
-            let both = Tuning { accumulators: &[ANY, 16], ..tuning(14, 16, 160, 16) };
+            let both =
+                Tuning { accumulators: &[ANY, 16], hidden_stores: 14, pixel: 16, group: 160, channel: 16, ..PLAIN };
             if L::is_intel() {
                 Tuning {
                     shuffle: 4,
@@ -405,6 +409,7 @@ impl Schedule {
         }
         if schedule.threads > 1 {
             schedule.spread();
+            schedule.threads = schedule.threads.min(schedule.tasks());
         }
         schedule
     }
@@ -850,7 +855,7 @@ pub struct Plan {
     pub flops: usize,
     /// Bytes of the input pixels that are read, once each.
     pub input_bytes: usize,
-    /// Bytes of the packed weights.
+    /// Bytes of the packed weights and biases.
     pub weight_bytes: usize,
     /// Bytes of the output.
     pub output_bytes: usize,
@@ -909,12 +914,16 @@ pub(crate) fn explain(
     let lines = Lines::dense(stride, input, output);
     let decision = Decision::new((token, tile), [k, f, groups], &lines, threads);
     let (schedule, cut) = (&decision.schedule, &decision.cut);
-    let (block, chunk) = (schedule.block(0), cut.chunk(0));
+    let chunk = cut.chunk(0);
     plan.kernel = chunk.kernel;
-    plan.tile = (decision.tile(0, 0).1.len(), chunk.channels.len());
-    let channels = block.chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
-    plan.block = (block.lines.len() * block.pixels.len(), channels);
     plan.tasks = schedule.tasks();
+    // Of pixels, the first task has fewest and the last one most, and one or the other the largest tile.
+    let last = schedule.block(plan.tasks - 1);
+    let rows = [0, last.pixels.start].map(|pixel| decision.tile(0, pixel).1.len());
+    plan.tile = (rows[0].max(rows[1]), chunk.channels.len());
+    // Of channels, that depends on how wide their chunks are.
+    let width = |task| schedule.block(task).chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
+    plan.block = (last.lines.len() * last.pixels.len(), (0..schedule.chunk_blocks).map(width).max().unwrap_or(0));
     plan.threads = schedule.threads;
     plan.decision = Some(decision);
     Ok(plan)
@@ -940,6 +949,9 @@ mod tests {
                 (14, 1024, 100, 2, 14),
                 (6000, 16, 122, 1, 1),
                 (1, 1, 1, 1, 1000),
+                // Work for more threads than there are tasks.
+                (1, 1 << 15, 16, 1, 1),
+                (49, 2048, 16, 1, 1),
             ] {
                 for threads in 1..=5 {
                     let shape = [1, lines, pixels, groups * f];
@@ -985,6 +997,33 @@ mod tests {
         for isa in Isa::available() {
             let token = Token::new(*isa).unwrap();
             with_lanes!(token, simd => check(simd, token));
+        }
+    }
+
+    /// No task covers more than a plan says, one covers as many pixels, one as many channels, and one has such a tile.
+    #[test]
+    fn a_plan_says_what_the_largest_task_covers() {
+        for (pixels, k, f, threads) in [
+            // Blocks of 6, 7 and 7 pixels: tiles as well.
+            (20, 8192, 16, 1),
+            (12544, 32, 16, 1),
+            // Chunks of 64, 64 and 8 channels, and of 64, 64 and 24, for two threads.
+            (4, 512, 136, 2),
+            (4, 512, 152, 2),
+            (100, 16, 16, 3),
+        ] {
+            for &isa in Isa::available() {
+                let token = Token::new(isa).unwrap();
+                let how = (token, IsaChoice::Forced, None);
+                let plan = explain(how, [k, f, 1], (1, 1), [1, 1, pixels, k], [1, 1, pixels, f], (threads, 1)).unwrap();
+                let Decision { schedule, cut, .. } = plan.decision.as_ref().unwrap();
+                let blocks = || (0..plan.tasks).map(|task| schedule.block(task));
+                let channels = |block: Block| block.chunks.map(|chunk| cut.chunk(chunk).channels.len()).sum();
+                let most = (blocks().map(|block| block.pixels.len()).max(), blocks().map(channels).max());
+                assert_eq!((Some(plan.block.0), Some(plan.block.1)), most, "{isa}: {pixels} pixels, K {k}, F {f}");
+                let rows = (0..pixels).map(|pixel| plan.decision.as_ref().unwrap().tile(0, pixel).1.len());
+                assert_eq!(Some(plan.tile.0), rows.max(), "{isa}: {pixels} pixels, K {k}, F {f}");
+            }
         }
     }
 

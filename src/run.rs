@@ -10,7 +10,7 @@ use crate::{
     plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
 };
-use core::{array, ops::Range, slice};
+use core::{array, ops::Range};
 
 /// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
 ///
@@ -116,11 +116,7 @@ fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head
     });
     // Heads that do not go through the pixels in the same steps cannot share a pass.
     let steps = |job: &Job<'_>| (job.conv.stride, job.lines.count(), job.lines.line.size);
-    let jobs = &jobs[..=last];
-    if jobs.windows(2).all(|pair| steps(&pair[0]) == steps(&pair[1])) {
-        return run_jobs(executor, x.data(), jobs);
-    }
-    jobs.iter().try_for_each(|job| run_jobs(executor, x.data(), slice::from_ref(job)))
+    jobs[..=last].chunk_by(|a, b| steps(a) == steps(b)).try_for_each(|jobs| run_jobs(executor, x.data(), jobs))
 }
 
 /// By reference all the way down: a small run would feel copies, which read what was just written.
@@ -191,8 +187,7 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
         return Ok(());
     }
     // Each thread has an environment of its own.
-    let tasks = schedule.tasks();
-    crate::exec::run_each_once(executor, schedule.threads.min(tasks), tasks, |i| in_default(|| task(i)))
+    crate::exec::run_each_once(executor, schedule.threads, schedule.tasks(), |i| in_default(|| task(i)))
 }
 
 impl Job<'_> {
