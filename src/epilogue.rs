@@ -500,7 +500,7 @@ fn gate<L: Lanes>(simd: L, x: L::Vector, v: L::Vector, tail: L::Vector) -> L::Ve
 
 /// `x / (1 + e^(-beta x))`, with the error of [`gate`].
 ///
-/// Operations: 21 (10 fused, 1 div, 3 add and sub, 4 mul, 3 of bits and selects).
+/// Operations: 20 (10 fused, 1 div, 3 add and sub, 3 mul, 3 of bits and selects).
 #[inline(always)]
 fn swish<L: Lanes>(simd: L, x: L::Vector, beta: f32) -> L::Vector {
     // Where `-beta x` reaches the limit; behind it the result is zero. A NaN stays.
@@ -509,7 +509,7 @@ fn swish<L: Lanes>(simd: L, x: L::Vector, beta: f32) -> L::Vector {
 
     // v + tail = -beta x, exactly.
     let v = simd.mul(simd.splat(-beta), x);
-    let tail = simd.mul_add(simd.splat(-beta), x, simd.mul(simd.splat(beta), x));
+    let tail = simd.mul_add(simd.splat(-beta), x, minus(simd, v));
     gate(simd, x, v, tail)
 }
 
