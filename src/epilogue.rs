@@ -584,7 +584,7 @@ fn gelu<L: Lanes>(simd: L, x: L::Vector) -> L::Vector {
 
 /// `if x < 0 { alpha (e^x - 1) } else { x }`, within 1.8 ulp (0.6 where it is denormal).
 ///
-/// Formula: `alpha e^x - alpha`, where the product with the power of two is exact. So is the difference for small `x`.
+/// Formula: `alpha e^x - alpha`, where the product with the power of two is exact, for `|alpha|` from 2^-97 on. So is the difference for small `x`.
 ///
 /// Operations: 16 (9 fused, 2 sub, 2 mul, 3 of bits and selects).
 #[inline(always)]
@@ -667,7 +667,8 @@ pub(crate) trait WithActivation<L: Lanes> {
     fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) -> Self::Output;
 }
 
-/// The one place that knows which activation is which function.
+/// Which activation is which function: the one place that knows, but for those of [`Epilogue::is_short`], which
+/// `kernel::finish` and `kernel::narrow` do in registers too.
 #[inline(always)]
 pub(crate) fn with_activation<L: Lanes, F: WithActivation<L>>(simd: L, activation: Activation, f: F) -> F::Output {
     macro_rules! with {

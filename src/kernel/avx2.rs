@@ -2,8 +2,8 @@
 //!
 //! MR and NV: 16 registers hold the accumulators, one row of each panel and one broadcast value, so
 //! `MR * NV + NV + 1 <= 16`: 6 x 2 (a whole panel) has twelve chains, enough to keep two multiply-adds of four cycles'
-//! latency going, and 8 loads for 12 of them; 3 x 4 has 7 for 12, and the two are equally fast. 4 x 3 and 10 x 1 serve the
-//! last panel where it is half full.
+//! latency going, and 8 loads for 12 of them. 3 x 4 leaves no register for a broadcast value, and holds the pixels' values in
+//! place of the weights: 7 loads for 12, and as fast. 4 x 3 and 8 x 1 serve the last panel where it is half full.
 
 use super::{Lanes, NarrowKernel, PANEL, Row, TileKernel, narrow, tile};
 use bytemuck::{must_cast, must_cast_mut, must_cast_ref};

@@ -63,10 +63,13 @@ pub(super) unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: us
                 None => x,
             }
         ),
-        _ => store!(
-            #[inline(always)]
-            |x, _| x
-        ),
+        activation => {
+            debug_assert_eq!(activation, Activation::Identity, "the others are not short");
+            store!(
+                #[inline(always)]
+                |x, _| x
+            )
+        }
     }
 }
 

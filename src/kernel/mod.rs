@@ -18,10 +18,10 @@
 //! ```
 //!
 //! Lanes run along output channels, so every output is one chain of fused multiply-adds in ascending k, whatever
-//! `MR`, `NV` and the vector's width. Where there are fewer output channels than lanes, [`narrow`] turns the picture
+//! `MR`, `NV` and the vector's width. Where output channels are few, [`narrow`] turns the picture
 //! round and runs the lanes along pixels; the chain stays the same.
 //!
-//! Nothing here knows views or plans: a [`Strip`] is pixels at a constant distance from each other, and panels.
+//! Nothing here knows views or plans: a [`Strip`] is lines of pixels at constant distances from each other, and panels.
 
 /// The same integer or pointer, of which the compiler forgets how it was computed: no instruction.
 macro_rules! opaque {
@@ -170,64 +170,41 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn store_first_halved(self, vector: Self::Vector, to: &mut [f32]) {
         self.store_first(vector, to);
     }
-    /// The first `LANES / 2` values of a row, twice.
-    #[inline(always)]
-    fn load_half_twice(self, row: &Row) -> Self::Vector {
-        self.load(&Row(core::array::from_fn(|l| row.0[l % half::<Self>()])), 0)
+    /// The first `LANES / 2` values of a row, twice. This and what follows, up to `every_second`, half tiles alone need.
+    fn load_half_twice(self, _row: &Row) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The lower half of the one and the upper half of the other.
-    #[inline(always)]
-    fn blend_halves(self, lower: Self::Vector, upper: Self::Vector) -> Self::Vector {
-        let (mut row, mut above) = (Row([0.0; PANEL]), Row([0.0; PANEL]));
-        self.store(lower, &mut row, 0);
-        self.store(upper, &mut above, 0);
-        row.0[half::<Self>()..].copy_from_slice(&above.0[half::<Self>()..]);
-        self.load(&row, 0)
+    fn blend_halves(self, _lower: Self::Vector, _upper: Self::Vector) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The upper half as the lower one; what then is above it, is unspecified.
-    #[inline(always)]
-    fn upper_half(self, vector: Self::Vector) -> Self::Vector {
-        let mut row = Row([0.0; PANEL]);
-        self.store(vector, &mut row, 0);
-        row.0.rotate_left(half::<Self>());
-        self.load(&row, 0)
+    fn upper_half(self, _vector: Self::Vector) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// Interleaves as many values of two pixels as there are, 1 to [`PANEL`]: those of channel `c` get to the place `pair_at(c)`.
-    #[inline(always)]
-    fn store_pairs(self, a: &[f32], b: &[f32], pairs: &mut [Row; 2]) {
-        for (c, (a, b)) in a.iter().zip(b).enumerate() {
-            bytemuck::must_cast_mut::<_, [f32; 2 * PANEL]>(pairs)[pair_at(c)..][..2].copy_from_slice(&[*a, *b]);
-        }
+    fn store_pairs(self, _a: &[f32], _b: &[f32], _pairs: &mut [Row; 2]) {
+        has_no_half_tiles()
     }
     /// The one value in each even lane, the other in each odd one.
-    #[inline(always)]
-    fn splat_pair(self, pair: &[f32; 2]) -> Self::Vector {
-        self.load(&Row(core::array::from_fn(|l| pair[l % 2])), 0)
+    fn splat_pair(self, _pair: &[f32; 2]) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The first `LANES / 2` values of a row, each twice.
-    #[inline(always)]
-    fn load_each_twice(self, row: &Row) -> Self::Vector {
-        self.load(&Row(core::array::from_fn(|l| row.0[l / 2])), 0)
+    fn load_each_twice(self, _row: &Row) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The even values of a row, or the odd ones, each twice.
-    #[inline(always)]
-    fn load_every_second_twice(self, row: &Row, odd: bool) -> Self::Vector {
-        self.load(&Row(core::array::from_fn(|l| row.0[l & !1 | usize::from(odd)])), 0)
+    fn load_every_second_twice(self, _row: &Row, _odd: bool) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The even lanes of both, or the odd ones, in turn.
-    #[inline(always)]
-    fn every_second_of_both(self, a: Self::Vector, b: Self::Vector, odd: bool) -> Self::Vector {
-        let mut rows = [Row([0.0; PANEL]); 2];
-        self.store(a, &mut rows[0], 0);
-        self.store(b, &mut rows[1], 0);
-        self.load(&Row(core::array::from_fn(|l| rows[l % 2].0[l & !1 | usize::from(odd)])), 0)
+    fn every_second_of_both(self, _a: Self::Vector, _b: Self::Vector, _odd: bool) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// The even lanes, or the odd ones, as the lower half; what then is above it, is unspecified.
-    #[inline(always)]
-    fn every_second(self, vector: Self::Vector, odd: bool) -> Self::Vector {
-        let mut row = Row([0.0; PANEL]);
-        self.store(vector, &mut row, 0);
-        self.load(&Row(core::array::from_fn(|l| row.0[(2 * l + usize::from(odd)) % PANEL])), 0)
+    fn every_second(self, _vector: Self::Vector, _odd: bool) -> Self::Vector {
+        has_no_half_tiles()
     }
     /// One of the [`TRANSPOSE_STEPS`] that turn four values of each of `LANES` pixels into four vectors: in the end pixel `l`'s
     /// values are lane `l` of the columns. In between they hold what the next steps need.
@@ -298,9 +275,9 @@ const fn pair_at(channel: usize) -> usize {
     channel / 2 % 2 * PANEL + channel / 4 * 4 + channel % 2 * 2
 }
 
-/// Lanes of half a vector.
-const fn half<L: Lanes>() -> usize {
-    L::LANES.div_ceil(2)
+/// What an ISA without [`Lanes::half_tiles`] has of their operations.
+fn has_no_half_tiles() -> ! {
+    unreachable!("an operation of half tiles, of which this ISA has none")
 }
 
 /// The kernel of a register tile.

@@ -230,7 +230,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
         Activation::Clamp { min, max } => unrolled! { for g in 0..G, at most 4 {
             unrolled! { for f in 0..F, at most 16 { acc[g][f] = epilogue::clamp(simd, acc[g][f], min, max); } }
         }},
-        _ => {}
+        activation => debug_assert_eq!(activation, Activation::Identity, "the others are not short, or by channel"),
     }
     unrolled! { for g in 0..G, at most 4 {
         if const { F == 1 } && strip.is_contiguous() {

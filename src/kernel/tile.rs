@@ -94,7 +94,7 @@ trait RunTiles: Lanes {
     ) {
         assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside a line");
         let last_panel = const { (NV - 1) * Self::LANES / PANEL };
-        let width = const { NV * Self::LANES };
+        let width = const { width::<Self>(NV, LAST) };
         assert!(ACROSS || strip.out_channels() <= width, "the strip is as wide as a tile");
         let of_last_tile = if ACROSS { (strip.out_channels() - 1) % width + 1 } else { strip.out_channels() };
         assert!(of_last_tile > last_panel * PANEL, "every panel has an output channel");
@@ -251,7 +251,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         }
     }}
 
-    let all = const { NV * L::LANES - if LAST == WHOLE { 0 } else { L::LANES / 2 } };
+    let all = const { width::<L>(NV, LAST) };
     let channels = all.min(strip.out_channels_from(start));
     let is_short = strip.epilogue().is_short(strip.has_residual());
     if channels == all && is_short {
@@ -310,6 +310,11 @@ fn load<L: Lanes, const MR: usize, const NV: usize, const LAST: u8>(
     }
 }
 
+/// Output channels of a tile.
+const fn width<L: Lanes>(nv: usize, last: u8) -> usize {
+    nv * L::LANES - if last == WHOLE { 0 } else { L::LANES / 2 }
+}
+
 /// Whether the accumulators and weights of a tile leave no register for a pixel's value.
 const fn takes_every_register<L: Lanes>(mr: usize, nv: usize) -> bool {
     mr * nv + nv + 1 > L::REGISTERS
@@ -328,7 +333,7 @@ fn pinned<L: Lanes, const PIN: bool>(simd: L, sum: L::Vector) -> L::Vector {
 
 /// One k: its value of each pixel times its row of each vector's panel. The first pixels' quads are held in registers, and it
 /// is their `J`-th value; where two pixels' values are interleaved, it is one of a `pair`. Accumulators are pinned in the loop
-/// over fours; a pin in the short loop behind it made the compiler move those of the first.
+/// over fours, not in the one over the k's that are left: pins there made the compiler move accumulators in the first loop.
 #[inline(always)]
 fn step<
     'a,
