@@ -336,7 +336,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match error {
             Error::IsaUnavailable { .. } => PW_UNAVAILABLE,
-            Error::TooLarge { what: "packed weights", .. } => PW_OUT_OF_RESOURCES,
+            Error::OutOfMemory { .. } => PW_OUT_OF_RESOURCES,
             _ => PW_INVALID_ARGUMENT,
         };
         Failure(status, error.to_string())
@@ -725,12 +725,13 @@ pub unsafe extern "C" fn pw_conv_f32_run(
 }
 
 /// Runs several convolutions of the same input in one pass, which reads it from memory once: the heads of a detector,
-/// Inception's reductions, q, k and v. The bits are those of `pw_conv_f32_run` for one after the other. Eight heads share a
-/// pass; more take more.
+/// Inception's reductions, q, k and v. The bits are those of `pw_conv_f32_run` for one after the other. Up to eight
+/// neighbours share a pass, where their strides are equal and the rows of their outputs lie alike: one behind the other, or
+/// with gaps.
 ///
-/// What is said there holds for each head. Their outputs may not share values with each other, nor with a residual of
-/// another, but they may lie side by side: views of different channels of one tensor, with equal strides. Every two heads
-/// are compared for that.
+/// What is said there holds for each head, but that two lists of the heads are allocated. Their outputs may not share values
+/// with each other, nor with a residual of another, but they may lie side by side: views of different channels of one tensor,
+/// with equal strides. Every two heads are compared for that.
 ///
 /// # Safety
 /// As for `pw_conv_f32_run`; `heads` points to `count` of them.

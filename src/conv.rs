@@ -222,7 +222,7 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Parameter`], [`Error::Length`] for weights or values
     /// by channel, [`Error::IsaUnavailable`], [`Error::UnknownIsa`] where `POINTWISE_MAX_ISA` is not a name,
-    /// [`Error::TooLarge`] where the packed weights cannot be allocated.
+    /// [`Error::OutOfMemory`] where the packed weights cannot be allocated.
     ///
     /// # Example
     /// ```

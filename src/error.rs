@@ -36,7 +36,17 @@ pub enum Error {
         /// `[batch, row, pixel]`, in values.
         strides: [usize; 3],
     },
-    /// Two pixels of an output share a value.
+    /// The packed weights take more memory than there is.
+    #[error("packed weights: no memory for {in_channels} input and {out_channels} output channels in {groups} groups")]
+    OutOfMemory {
+        /// Input channels.
+        in_channels: usize,
+        /// Output channels.
+        out_channels: usize,
+        /// The number of groups.
+        groups: usize,
+    },
+    /// Two pixels of an output share a value, or an axis does not step over all that lies on the axes of smaller strides.
     #[error("output: pixels overlap: {size} {axis} of {extent} values each are {stride} values apart")]
     Overlap {
         /// `"pixels"`, `"rows"` or `"images"`.

@@ -129,7 +129,7 @@ pub enum IsaChoice {
     Detected,
     /// The best that the CPU has and `POINTWISE_MAX_ISA` allows.
     Capped,
-    /// Asked for with [`Builder::isa`](crate::Builder::isa).
+    /// Asked for with [`Builder::isa`](crate::Builder::isa) or [`PointwiseConv::with_isa`](crate::PointwiseConv::with_isa).
     Forced,
 }
 

@@ -22,36 +22,44 @@ pub(crate) struct Packed {
     sizes: PackedSizes,
 }
 
-/// Numbers of rows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PackedSizes {
-    /// Of a group's panels.
-    group: usize,
-    /// Of all groups' panels. Behind them are the [`Channels`], three rows for each panel, or none.
-    panels: usize,
-    /// All.
+    /// Rows of a panel.
+    panel: usize,
+    /// Panels of a group.
+    group_panels: usize,
+    /// Rows of all panels. Behind them are the [`Channels`], three rows for each panel, or none.
+    panel_rows: usize,
+    /// All rows.
     pub rows: usize,
 }
 
 impl PackedSizes {
     /// The channels are those of one group; `by_channel` tells whether there are [`Channels`].
     pub fn new([in_channels, out_channels, groups]: [usize; 3], by_channel: bool) -> Result<Self, Error> {
-        let panels = out_channels.div_ceil(PANEL);
+        let group_panels = out_channels.div_ceil(PANEL);
         let sizes = || {
-            let group = in_channels.checked_add(1)?.checked_mul(panels)?;
-            let all = group.checked_mul(groups)?;
-            let channels = if by_channel { panels.checked_mul(groups)?.checked_mul(3)? } else { 0 };
-            let rows = all.checked_add(channels)?;
+            let (panel, panels) = (in_channels.checked_add(1)?, group_panels.checked_mul(groups)?);
+            let panel_rows = panel.checked_mul(panels)?;
+            let rows = panel_rows.checked_add(if by_channel { panels.checked_mul(3)? } else { 0 })?;
             rows.checked_mul(size_of::<Row>()).filter(|bytes| *bytes <= isize::MAX as usize)?;
-            Some(Self { group, panels: all, rows })
+            Some(Self { panel, group_panels, panel_rows, rows })
         };
-        sizes().ok_or(Self::too_large([in_channels, out_channels, groups]))
+        sizes().ok_or(out_of_memory([in_channels, out_channels, groups]))
     }
+}
 
-    pub fn too_large([in_channels, out_channels, groups]: [usize; 3]) -> Error {
-        let shape = [groups, out_channels.div_ceil(PANEL), in_channels.saturating_add(1), PANEL];
-        Error::TooLarge { what: "packed weights", shape, strides: [0; 3] }
-    }
+/// The channels are those of one group.
+fn out_of_memory([in_channels, out_channels, groups]: [usize; 3]) -> Error {
+    let [in_channels, out_channels] = [in_channels, out_channels].map(|channels| channels.saturating_mul(groups));
+    Error::OutOfMemory { in_channels, out_channels, groups }
+}
+
+/// An empty vector with place for so many rows.
+pub(crate) fn reserve(rows: usize, sizes: [usize; 3]) -> Result<Vec<Row>, Error> {
+    let mut reserved = Vec::new();
+    reserved.try_reserve_exact(rows).map_err(|_| out_of_memory(sizes))?;
+    Ok(reserved)
 }
 
 impl Packed {
@@ -66,8 +74,7 @@ impl Packed {
     ) -> Result<Self, Error> {
         let sizes = PackedSizes::new([in_channels, out_channels, groups], by_channel.is_given())?;
         let panels = out_channels.div_ceil(PANEL);
-        let mut rows = Vec::new();
-        rows.try_reserve_exact(sizes.rows).map_err(|_| PackedSizes::too_large([in_channels, out_channels, groups]))?;
+        let mut rows = reserve(sizes.rows, [in_channels, out_channels, groups])?;
         let range = |i: usize| {
             let (group, p) = (i / panels, i % panels);
             let first = group * out_channels + p * PANEL;
@@ -100,18 +107,18 @@ impl Packed {
     }
 
     /// What is given for each channel of a group's panels, from the `panel`-th on: empty where nothing is.
-    pub fn channels(&self, group: usize, panel: usize, in_channels: usize) -> &[Channels] {
-        let channels = &self.rows[self.sizes.panels..];
+    pub fn channels(&self, group: usize, panel: usize) -> &[Channels] {
+        let channels = &self.rows[self.sizes.panel_rows..];
         if channels.is_empty() {
             return &[];
         }
-        let panels = self.sizes.group / (in_channels + 1);
-        &bytemuck::must_cast_slice(channels.as_chunks::<3>().0)[group * panels + panel..]
+        &bytemuck::must_cast_slice(channels.as_chunks::<3>().0)[group * self.sizes.group_panels + panel..]
     }
 
-    /// The panels of a group from the `panel`-th on.
-    pub fn panels(&self, group: usize, panel: usize, in_channels: usize) -> &[Row] {
-        &self.rows[group * self.sizes.group..][..self.sizes.group][panel * (in_channels + 1)..]
+    /// So many panels of a group, from the `panel`-th on.
+    pub fn panels(&self, group: usize, panel: usize, count: usize) -> &[Row] {
+        let PackedSizes { panel: rows, group_panels, .. } = self.sizes;
+        &self.rows[(group * group_panels + panel) * rows..][..count * rows]
     }
 }
 
@@ -304,12 +311,12 @@ mod tests {
                     with_lanes!(token, simd => Packed::new(simd, &weights, Some(&bias), given, [k, f, groups]))
                         .unwrap();
                 for (group, p, lane) in lanes(groups, f.div_ceil(PANEL)) {
-                    let panel = &packed.panels(group, p, k)[..k + 1];
+                    let panel = packed.panels(group, p, 1);
                     let channel = p * PANEL + lane;
                     let expect = |value: f32| if channel < f { value } else { 0.0 };
                     let channel = group * f + channel.min(f - 1);
                     assert_eq!(panel[0].0[lane], expect(bias[channel]), "{isa}: bias of {channel}, K {k}, F {f}");
-                    let Channels { scale, shift, slope } = &packed.channels(group, p, k)[0];
+                    let Channels { scale, shift, slope } = &packed.channels(group, p)[0];
                     let got = [scale, shift, slope].map(|row| row.0[lane]);
                     assert_eq!(
                         got,
@@ -334,7 +341,7 @@ mod tests {
     fn absurd_sizes_are_an_error() {
         let error =
             Packed::new(crate::kernel::Scalar, &[], None, ByChannel::default(), [0, usize::MAX, 1]).unwrap_err();
-        assert!(matches!(error, Error::TooLarge { what: "packed weights", .. }), "{error}");
+        assert_eq!(error, Error::OutOfMemory { in_channels: 0, out_channels: usize::MAX, groups: 1 });
         assert!(Packed::new(crate::kernel::Scalar, &[], None, ByChannel::default(), [usize::MAX, 0, 1]).is_err());
     }
 }

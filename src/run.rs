@@ -74,12 +74,13 @@ impl<'a> Head<'a> {
 }
 
 /// Runs several convolutions of the same input in one pass, which reads it from memory once: Inception's reductions, the
-/// heads of a detector, q, k and v. The bits are those of one run after the other. Eight heads share a pass; more take more.
+/// heads of a detector, q, k and v. The bits are those of one run after the other.
 ///
-/// They may write side by side into one tensor: [`NhwcMut::split_channels`].
+/// Up to eight neighbours share a pass, where their strides are equal and the rows of their outputs lie alike: one behind the
+/// other, or with gaps. They may write side by side into one tensor: [`NhwcMut::split_channels`].
 ///
 /// # Errors
-/// As [`PointwiseConv::run_residual_with`] of each, before anything is written.
+/// As [`PointwiseConv::run_residual_with`] of each: before anything is written, but for [`Error::Executor`].
 ///
 /// # Example
 /// ```
@@ -192,9 +193,7 @@ fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) ->
 
 impl Job<'_> {
     fn panels(&self, group: usize, channels: &Range<usize>) -> &[Row] {
-        let conv = self.conv;
-        let rows = channels.len().div_ceil(PANEL) * (conv.in_channels + 1);
-        &conv.packed.panels(group, channels.start / PANEL, conv.in_channels)[..rows]
+        self.conv.packed.panels(group, channels.start / PANEL, channels.len().div_ceil(PANEL))
     }
 
     /// These chunks of a block. The first job's first chunk brings the pixels into the cache. Inlined always: a call makes a run
@@ -221,7 +220,7 @@ impl Job<'_> {
                 activation: conv.activation,
                 residual: conv.residual,
                 scaled: conv.scaled,
-                channels: conv.packed.channels(group, channels.start / PANEL, conv.in_channels),
+                channels: conv.packed.channels(group, channels.start / PANEL),
             };
             let mut next_panels: &[Row] = if cut.far_panels && !rest.is_empty() {
                 let next = cut.chunk(rest.start);

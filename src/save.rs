@@ -15,7 +15,7 @@ use crate::{
     conv::{check_channels, check_stride},
     isa,
     kernel::Row,
-    pack::{Packed, PackedSizes, Rows},
+    pack::{Packed, PackedSizes, Rows, reserve},
     plan::Memo,
 };
 use alloc::vec::Vec;
@@ -340,7 +340,8 @@ impl PointwiseConv {
     ///
     /// # Errors
     /// [`Error::Packed`] and [`Error::PackedBits`] where the bytes are not what was written, the format's version is another,
-    /// or the address is not divisible by 64; the errors of [`build`](crate::Builder::build) for values that it refuses.
+    /// or the address is not divisible by 64; the errors of [`build`](crate::Builder::build) for values that it refuses, and
+    /// [`Error::UnknownIsa`] for what `POINTWISE_MAX_ISA` says.
     ///
     /// # Example
     /// ```
@@ -366,7 +367,7 @@ impl PointwiseConv {
     /// As [`from_packed`](Self::from_packed), from a copy, so that the bytes may lie anywhere and need not stay.
     ///
     /// # Errors
-    /// As [`from_packed`](Self::from_packed), at any address; [`Error::TooLarge`] where there is no memory for the copy.
+    /// As [`from_packed`](Self::from_packed), at any address; [`Error::OutOfMemory`] where there is no memory for the copy.
     ///
     /// # Example
     /// ```
@@ -379,8 +380,7 @@ impl PointwiseConv {
     pub fn from_packed_copy(bytes: &[u8], verify: Verify) -> Result<Self, Error> {
         let (header, sizes, rows) = Header::read(bytes)?;
         header.verify(rows, verify)?;
-        let mut copy: Vec<Row> = Vec::new();
-        copy.try_reserve_exact(sizes.rows).map_err(|_| PackedSizes::too_large(header.sizes()))?;
+        let mut copy = reserve(sizes.rows, header.sizes())?;
         copy.extend(rows.as_chunks::<{ size_of::<Row>() }>().0.iter().map(|row| -> Row { bytemuck::must_cast(*row) }));
         header.with(sizes, copy.into())
     }

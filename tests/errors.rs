@@ -46,8 +46,9 @@ fn sizes_beyond_memory() {
     assert!(Nhwc::with_strides(&[0.0; 3], [1, 1, 1, 3], [MAX, MAX, MAX]).is_ok());
 
     let error = build_error(PointwiseConv::builder(0, MAX), &[]);
-    assert!(matches!(error, Error::TooLarge { what: "packed weights", .. }), "{error}");
-    assert!(error.to_string().contains("more values than memory can hold"), "{error}");
+    assert_eq!(error, Error::OutOfMemory { in_channels: 0, out_channels: MAX, groups: 1 });
+    let words = format!("packed weights: no memory for 0 input and {MAX} output channels in 1 groups");
+    assert_eq!(error.to_string(), words);
     let error = build_error(PointwiseConv::builder(MAX, MAX), &[]);
     assert_eq!(error, Error::Length { what: "weights", expected: MAX, actual: 0 });
     let conv = PointwiseConv::builder(1, 1).build(&[1.0]).unwrap();

@@ -209,7 +209,7 @@ fn wrong_fields_are_told() {
             put(&mut absurd, 24 + 8 * i, &size.to_ne_bytes());
         }
         let error = refused(&absurd, Verify::All);
-        assert!(matches!(error, Error::TooLarge { .. } | Error::Packed { .. }), "{error}");
+        assert!(matches!(error, Error::OutOfMemory { .. } | Error::Packed { .. }), "{error}");
     }
 }
 

@@ -68,10 +68,8 @@ impl Told<'_> {
             return Some(Error::IsaUnavailable { requested, available: IsaList(Isa::available()) });
         }
         // Channels without weights.
-        let (k, f) = (in_channels / groups, out_channels / groups);
-        let shape = [groups, f.div_ceil(16), k.saturating_add(1), 16];
-        let too_large = out_channels > 1 << 20 || k == usize::MAX;
-        too_large.then_some(Error::TooLarge { what: "packed weights", shape, strides: [0; 3] })
+        let too_large = out_channels > 1 << 20 || in_channels / groups == usize::MAX;
+        too_large.then_some(Error::OutOfMemory { in_channels: *in_channels, out_channels, groups })
     }
 }
 
