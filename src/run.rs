@@ -1,7 +1,7 @@
 //! Every call: from views to tasks, one convolution or several of the same input.
 
 use crate::{
-    Error, Executor, Nhwc, NhwcMut, PointwiseConv, Shape,
+    Error, Executor, Nhwc, NhwcMut, PointwiseConv, Serial, Shape,
     environment::in_default,
     epilogue::Epilogue,
     isa::with_lanes,
@@ -11,6 +11,133 @@ use crate::{
     view::Lines,
 };
 use core::{array, ops::Range};
+
+impl PointwiseConv {
+    /// Computes `y = act(b + w x)` on the calling thread, or `act(scale * (b + w x) + shift)` where there is a
+    /// [`scale_shift`](crate::Builder::scale_shift).
+    ///
+    /// # Errors
+    /// [`Error::Channels`] where `x` has not `in_channels`, [`Error::Shape`] where `y` has not the output's shape. Then
+    /// nothing is written.
+    ///
+    /// # Example
+    /// A fully connected layer is a convolution of one pixel:
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(3, 2).bias(&[10.0, 20.0]).build(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])?;
+    /// let mut y = [0.0; 2];
+    /// conv.run(Nhwc::new(&[1.0, 1.0, 1.0], [1, 1, 1, 3])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
+    /// assert_eq!(y, [16.0, 35.0]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run(&self, x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run_one(&Serial, self, &x, Residual::None, &mut y)
+    }
+
+    /// Computes `y = act(residual + (b + w x))` on the calling thread; `residual` has the shape of `y`. It is added after the
+    /// activation where the [`residual_order`](crate::Builder::residual_order) says so.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Shape`] for the residual.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.0; 2];
+    /// let shape = [1, 1, 2, 1];
+    /// conv.run_residual(Nhwc::new(&[1.0, 2.0], shape)?, Nhwc::new(&[0.5, 0.25], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.5, 4.25]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_residual(&self, x: Nhwc<'_>, residual: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run_one(&Serial, self, &x, Residual::Of(&residual), &mut y)
+    }
+
+    /// [`run_residual`](Self::run_residual), where the residual is what `y` holds: `y = act(y + (b + w x))`.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.5, 0.25];
+    /// conv.run_accumulate(Nhwc::new(&[1.0, 2.0], [1, 1, 2, 1])?, NhwcMut::new(&mut y, [1, 1, 2, 1])?)?;
+    /// assert_eq!(y, [2.5, 4.25]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_accumulate(&self, x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run_one(&Serial, self, &x, Residual::Output, &mut y)
+    }
+
+    /// [`run`](Self::run), with the work split over an executor's threads. The bits are the same. A panic in the executor
+    /// reaches the caller; each value of the output is then as it was, or as it should be.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// ```
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv, Pool};
+    /// let (conv, pool) = (PointwiseConv::builder(1, 1).build(&[2.0])?, Pool::new(2)?);
+    /// let (mut y, shape) = ([0.0; 3], [1, 1, 3, 1]);
+    /// conv.run_with(&pool, Nhwc::new(&[1.0, 2.0, 3.0], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.0, 4.0, 6.0]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn run_with(&self, executor: &(impl Executor + ?Sized), x: Nhwc<'_>, mut y: NhwcMut<'_>) -> Result<(), Error> {
+        run_one(executor, self, &x, Residual::None, &mut y)
+    }
+
+    /// [`run_residual`](Self::run_residual), with the work split over an executor's threads.
+    ///
+    /// # Errors
+    /// As [`run_residual`](Self::run_residual), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv, Serial};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let (mut y, shape) = ([0.0], [1, 1, 1, 1]);
+    /// conv.run_residual_with(&Serial, Nhwc::new(&[1.0], shape)?, Nhwc::new(&[0.5], shape)?, NhwcMut::new(&mut y, shape)?)?;
+    /// assert_eq!(y, [2.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_residual_with(
+        &self,
+        executor: &(impl Executor + ?Sized),
+        x: Nhwc<'_>,
+        residual: Nhwc<'_>,
+        mut y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        run_one(executor, self, &x, Residual::Of(&residual), &mut y)
+    }
+
+    /// [`run_accumulate`](Self::run_accumulate), with the work split over an executor's threads.
+    ///
+    /// # Errors
+    /// As [`run_accumulate`](Self::run_accumulate), and [`Error::Executor`] where the executor returned too early.
+    ///
+    /// # Example
+    /// ```
+    /// use pointwise::{Nhwc, NhwcMut, PointwiseConv, Serial};
+    /// let conv = PointwiseConv::builder(1, 1).build(&[2.0])?;
+    /// let mut y = [0.5];
+    /// conv.run_accumulate_with(&Serial, Nhwc::new(&[1.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 1])?)?;
+    /// assert_eq!(y, [2.5]);
+    /// # Ok::<(), pointwise::Error>(())
+    /// ```
+    pub fn run_accumulate_with(
+        &self,
+        executor: &(impl Executor + ?Sized),
+        x: Nhwc<'_>,
+        mut y: NhwcMut<'_>,
+    ) -> Result<(), Error> {
+        run_one(executor, self, &x, Residual::Output, &mut y)
+    }
+}
 
 /// One of several convolutions of the same input, and where its output goes: for [`run_heads`].
 ///
