@@ -306,16 +306,13 @@ enum pw_status pw_conv_f32_run(const struct pw_conv *conv,
 /// neighbours share a pass, where their strides are equal and the rows of their outputs lie alike: one behind the other, or
 /// with gaps.
 ///
-/// What is said there holds for each head, but that two lists of the heads are allocated. Their outputs may not share values with each other, nor with a residual of
-/// another, but they may lie side by side: views of different channels of one tensor, with equal strides. Every two heads
-/// are compared for that.
+/// What is said there holds for each head, but that two lists of the heads are allocated. Their outputs may not share values
+/// with each other, nor with a residual of another, but they may lie side by side: views of different channels of one tensor,
+/// with equal strides. Every two heads are compared for that.
 ///
 /// # Safety
 /// As for `pw_conv_f32_run`; `heads` points to `count` of them.
-enum pw_status pw_heads_f32_run(const struct pw_nhwc_f32 *input,
-                                const struct pw_head *heads,
-                                size_t count,
-                                const struct pw_pool *pool);
+enum pw_status pw_heads_f32_run(const struct pw_nhwc_f32 *input, const struct pw_head *heads, size_t count, const struct pw_pool *pool);
 
 /// Tells, as text of aligned lines, how a dense input of `input_shape` (four values: images, rows, pixels of a row,
 /// channels) is computed with `pool`, which may be null: ISA, register tile, tasks, threads, FLOPs, bytes.

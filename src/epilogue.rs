@@ -584,7 +584,8 @@ fn gelu<L: Lanes>(simd: L, x: L::Vector) -> L::Vector {
 
 /// `if x < 0 { alpha (e^x - 1) } else { x }`, within 1.8 ulp (0.6 where it is denormal).
 ///
-/// Formula: `alpha e^x - alpha`, where the product with the power of two is exact, for `|alpha|` from 2^-97 on. So is the difference for small `x`.
+/// Formula: `alpha e^x - alpha`, where the product with the power of two is exact for `|alpha|` of 2^-97 and more. So is the
+/// difference for small `x`.
 ///
 /// Operations: 16 (9 fused, 2 sub, 2 mul, 3 of bits and selects).
 #[inline(always)]

@@ -7,9 +7,9 @@
 //! Where another thread runs on the same core, the load units are shared: on Sapphire Rapids 6 x 4, with 10 loads for 24
 //! multiply-adds in place of 17 for 28, is 8 to 15 % faster then, and as fast when the core is its own.
 //! At NV = 1 each multiply-add brings its own broadcast from memory, and loads would be the limit: 14 multiply-adds for 15.
-//! So quads of three of the pixels are held, whose values are broadcast by a shuffle instead: 100 % of the peak on Zen 5 in place of
-//! 93 %. Two would do but for the prefetches; with those of all, shuffles take the multiply-adds' pipes (95 %). On Intel's cores
-//! each shuffle takes a turn of the multiply-adds, and tiles of another table, without quads, are 5 % faster.
+//! So quads of three of the pixels are held, whose values are broadcast by a shuffle instead: 100 % of the peak on Zen 5 in
+//! place of 93 %. Two would do but for the prefetches; with those of all, shuffles take the multiply-adds' pipes (95 %). On
+//! Intel's cores each shuffle takes a turn of the multiply-adds, and tiles of another table, without quads, are 5 % faster.
 //!
 //! 24 output channels are one and a half vectors. Two pixels share a vector for the halves: one shuffle joins their broadcast
 //! values, and one multiply-add of the half panel, loaded twice, serves both. 14 pixels take 21 multiply-adds in place of 28

@@ -18,8 +18,8 @@
 //! ```
 //!
 //! Lanes run along output channels, so every output is one chain of fused multiply-adds in ascending k, whatever
-//! `MR`, `NV` and the vector's width. Where output channels are few, [`narrow`] turns the picture
-//! round and runs the lanes along pixels; the chain stays the same.
+//! `MR`, `NV` and the vector's width. Where output channels are few, [`narrow`] turns the picture round and runs the lanes
+//! along pixels; the chain stays the same.
 //!
 //! Nothing here knows views or plans: a [`Strip`] is lines of pixels at constant distances from each other, and panels.
 
