@@ -53,7 +53,9 @@ pub fn fold_batch_norm(
     }
     in_default(|| {
         let eps = f64::from(eps);
-        if let Some((channel, actual)) = variance.iter().enumerate().find(|(_, v)| f64::from(**v) + eps <= 0.0) {
+        // Not that of NaN.
+        let has_root = |variance: f32| f64::from(variance) + eps > 0.0;
+        if let Some((channel, actual)) = variance.iter().enumerate().find(|(_, v)| !has_root(**v)) {
             return Err(Error::Variance { channel, actual: *actual });
         }
         let scale = |f: usize| f64::from(gamma[f]) / libm::sqrt(f64::from(variance[f]) + eps);

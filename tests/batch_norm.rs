@@ -53,6 +53,9 @@ fn errors() {
     assert_eq!(fold_batch_norm(&[1.0], None, &[], &[], &[], &[], 0.1), length("weights", 0, 1));
     let error = fold_batch_norm(one, None, one, one, one, &[-0.5], 0.5).unwrap_err();
     assert_eq!(error.to_string(), "variance: expected more than -eps in channel 0, got -0.5");
+    let error = fold_batch_norm(one, None, one, one, one, &[f32::NAN], 0.1).unwrap_err();
+    assert_eq!(error.to_string(), "variance: expected more than -eps in channel 0, got NaN");
+    assert!(fold_batch_norm(one, None, one, one, one, one, f32::NAN).is_err());
     assert_eq!(fold_batch_norm(&[], None, &[], &[], &[], &[], 0.1), Ok((vec![], vec![])));
     assert_eq!(fold_batch_norm(&[], None, one, &[3.0], &[0.0], one, 0.1), Ok((vec![], vec![3.0])));
 }
