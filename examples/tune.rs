@@ -119,12 +119,12 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
     };
     for &tail in tails {
         for channels in (16..=CHANNELS).step_by(16) {
-            for pixels in 1..=PIXELS {
+            // The tallest first: the most pixels hold for all chunks of channels, and the name tells those of the first.
+            for pixels in (1..=PIXELS).rev() {
                 let conv = build(Some(Tile { pixels, channels, tail }))?;
                 let plan = conv.plan(shape, &Serial)?;
-                let name = format!("{} x {}, {tail:?} tail", plan.tile.0, plan.tile.1);
-                if seen.insert(name.clone()) {
-                    convs.push((conv, name));
+                if seen.insert(plan.drawing().to_string()) {
+                    convs.push((conv, format!("{} x {}, {tail:?} tail", plan.tile.0, plan.tile.1)));
                 }
             }
         }
