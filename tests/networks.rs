@@ -92,7 +92,7 @@ fn network_in_network_block() {
     assert!(y.iter().all(|value| *value >= 0.0) && y.iter().any(|value| *value > 0.0));
 }
 
-/// GoogLeNet's inception 3a: four reductions of one input, written side by side into one tensor of 176 channels.
+/// GoogLeNet's inception 3a: three convolutions of one input, written side by side into one tensor of 176 channels.
 #[test]
 fn inception_reductions_side_by_side() {
     let shape = [1, 28, 28, 192];
