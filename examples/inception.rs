@@ -21,17 +21,17 @@ use anyhow::{Result, ensure};
 use clap::Parser;
 use pointwise::{Activation, Head, Nhwc, NhwcMut, PointwiseConv, Pool, Shape, run_heads};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use std::time::Instant;
+use std::{num::NonZeroUsize, time::Instant};
 
 /// Times the heads of inception modules together and one after the other.
 #[derive(Parser)]
 struct Args {
     /// Images at a time
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
+    #[arg(long, default_value = "1")]
+    batch: NonZeroUsize,
     /// Threads
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
     /// Measurements, of which the median is taken
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -93,7 +93,7 @@ impl Module {
     fn time(&self, args: &Args, pool: &Pool) -> Result<(f64, f64)> {
         let mut rng = StdRng::seed_from_u64(1);
         let mut fill = |len| -> Vec<f32> { (0..len).map(|_| rng.random_range(-1.0..1.0)).collect() };
-        let shape = self.shape(args.batch, self.in_channels);
+        let shape = self.shape(args.batch.get(), self.in_channels);
         let input = fill(shape.iter().product());
         let x = Nhwc::new(&input, shape)?;
         let mut convs = Vec::new();
@@ -101,15 +101,15 @@ impl Module {
             let builder = PointwiseConv::builder(self.in_channels, channels).activation(Activation::Relu);
             convs.push(builder.build(&fill(channels * self.in_channels))?);
         }
-        let (mut apart, mut together) = (self.outputs(args.batch), self.outputs(args.batch));
+        let (mut apart, mut together) = (self.outputs(args.batch.get()), self.outputs(args.batch.get()));
         let mut times = Vec::new();
         for _ in 0..args.rounds {
             let start = Instant::now();
-            for (conv, y) in convs.iter().zip(self.views(args.batch, &mut apart)?) {
+            for (conv, y) in convs.iter().zip(self.views(args.batch.get(), &mut apart)?) {
                 conv.run_with(pool, x, y)?;
             }
             let middle = Instant::now();
-            let [a, b, c] = self.views(args.batch, &mut together)?;
+            let [a, b, c] = self.views(args.batch.get(), &mut together)?;
             run_heads(pool, x, &mut [Head::new(&convs[0], a), Head::new(&convs[1], b), Head::new(&convs[2], c)])?;
             times.push(((middle - start).as_secs_f64(), middle.elapsed().as_secs_f64()));
         }
@@ -125,7 +125,7 @@ impl Module {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let pool = Pool::new(args.threads)?;
+    let pool = Pool::new(args.threads.get())?;
     println!("module  {:>22}  {:>10}  {:>10}  {:>6}", "HxWxK>F+F+F", "apart us", "heads us", "faster");
     for module in &MODULES {
         let (apart, together) = module.time(&args, &pool)?;

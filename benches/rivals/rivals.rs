@@ -230,7 +230,9 @@ fn compare(args: Args) -> Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global()?;
     let mut layers = layers::load(args.net.as_deref())?;
     layers.retain(|layer| layer.stride == 1);
-    let mut file = args.csv.map(csv::Writer::from_path).transpose()?;
+    let create =
+        |path: PathBuf| csv::Writer::from_path(&path).with_context(|| format!("cannot write {}", path.display()));
+    let mut file = args.csv.map(create).transpose()?;
     if let Some(file) = &mut file {
         file.write_record(["net", "layer", "h", "w", "k", "f", "library", "us"])?;
     }
@@ -253,7 +255,7 @@ fn compare(args: Args) -> Result<()> {
         let Layer { net, name, h, w, k, f, .. } = layer;
         let times = time(layer, args.rounds).with_context(|| format!("{net} {name}"))?;
         // The clock rises and falls: the highest peak so far.
-        peak = peak.max(peak::gflops(isa));
+        peak = peak.max(peak::gflops(isa, 1));
         let gflops = layer.flops() as f64 / times[0] / 1e9;
         percents.push(gflops / peak * 100.0);
         print!("{net:<12} {name:<10} {:<15} {gflops:>8.1} {:>7.1}", format!("{h}x{w}x{k}>{f}"), gflops / peak * 100.0);

@@ -47,8 +47,14 @@ int main() try {
     check(pw_conv_f32_run(conv.get(), &x, nullptr, &y, pool.get()));
     std::cout << output.front() << ' ' << output.back() << '\n'; // 8 8
 
+    // What a mistake looks like.
     desc.groups = 3;
-    make_conv(desc, weights.data(), nullptr);
+    try {
+        make_conv(desc, weights.data(), nullptr);
+    } catch (const std::exception &error) {
+        std::cout << error.what() << '\n'; // groups: expected a divisor of 64 input and 256 output channels, got 3
+    }
 } catch (const std::exception &error) {
-    std::cout << error.what() << '\n'; // groups: expected a divisor of 64 input and 256 output channels, got 3
+    std::cerr << error.what() << '\n';
+    return 1;
 }

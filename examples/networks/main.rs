@@ -46,12 +46,17 @@ struct Figure<'a> {
     percent: f64,
 }
 
+/// A number, or a dash where there is no peak.
+fn known(value: f64) -> String {
+    if value.is_nan() { "-".to_owned() } else { format!("{value:.1}") }
+}
+
 fn print_table(isa: Isa, threads: usize, figures: &[Figure<'_>]) {
     println!("\n{isa}, {threads} thread(s)");
     println!("{:<12} {:<10} {:<20} {:>10} {:>9} {:>8}", "net", "layer", "HxWxK>F /stride", "us", "GFLOP/s", "% peak");
     for Figure { layer, seconds, gflops, percent } in figures {
         let (net, name, shape, us) = (&layer.net, &layer.name, layer.shape(), seconds * 1e6);
-        println!("{net:<12} {name:<10} {shape:<20} {us:>10.1} {gflops:>9.1} {percent:>8.1}");
+        println!("{net:<12} {name:<10} {shape:<20} {us:>10.1} {gflops:>9.1} {:>8}", known(*percent));
     }
     println!();
     for net in figures.chunk_by(|a, b| a.layer.net == b.layer.net) {
@@ -61,7 +66,8 @@ fn print_table(isa: Isa, threads: usize, figures: &[Figure<'_>]) {
         println!("{name:<12} {ms:>9.3} ms for {count} layers, repeated ones as often as they occur");
     }
     let wide = |figure: &&Figure<'_>| figure.layer.k.min(figure.layer.f).min(figure.layer.output_pixels()) >= 16;
-    let logs: Vec<f64> = figures.iter().filter(wide).map(|figure| figure.percent.ln()).collect();
+    let logs: Vec<f64> =
+        figures.iter().filter(wide).map(|figure| figure.percent.ln()).filter(|log| !log.is_nan()).collect();
     if !logs.is_empty() {
         let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
         println!("{mean:.1} % of the peak: geometric mean of the {} layers with K, F and pixels >= 16", logs.len());
@@ -75,10 +81,12 @@ fn run(args: Args) -> Result<()> {
     let layers = layers::load(args.net.as_deref())?;
     let mut file = args.csv.map(|path| layers::csv_writer(&path, CSV_COLUMNS)).transpose()?;
 
-    println!("FMA peak of one core, measured (and again beside each layer; percentages are of the highest so far):");
-    let mut peaks: Vec<f64> = isas.iter().map(|isa| peak::gflops(*isa)).collect();
+    println!(
+        "FMA peak of {threads} thread(s), measured (and again beside each layer; percentages are of the highest so far):"
+    );
+    let mut peaks: Vec<f64> = isas.iter().map(|isa| peak::gflops(*isa, threads)).collect();
     for (isa, peak) in isas.iter().zip(&peaks) {
-        println!("{isa:<8} {peak:>8.1} GFLOP/s");
+        println!("{isa:<8} {:>8} GFLOP/s", known(*peak));
     }
 
     let progress = layers::progress_bar(&layers)?;
@@ -89,8 +97,8 @@ fn run(args: Args) -> Result<()> {
         for (i, (isa, seconds)) in isas.iter().zip(seconds).enumerate() {
             let gflops = layer.flops() as f64 / seconds / 1e9;
             // The clock rises and falls: the highest peak so far, measured anew beside each layer.
-            peaks[i] = peaks[i].max(peak::gflops(*isa));
-            let percent = gflops / (peaks[i] * threads as f64) * 100.0;
+            peaks[i] = peaks[i].max(peak::gflops(*isa, threads));
+            let percent = gflops / peaks[i] * 100.0;
             tables[i].push(Figure { layer, seconds, gflops, percent });
             if let Some(file) = &mut file {
                 file.serialize((layer, isa.name(), threads, seconds * 1e6, gflops, percent))?;

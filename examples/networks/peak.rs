@@ -1,10 +1,10 @@
-//! How fast one core multiplies and adds, measured: nothing that computes with the same instructions is faster.
+//! How fast cores multiply and add, measured: nothing that computes with the same instructions is faster.
 //!
 //! The vector loops are assembly, so that no compiler spills a chain, merges two or drops them all. Their registers start
 //! as zeros and stay zeros: a denormal that happened to lie in one would slow the loop down.
 
 use pointwise::Isa;
-use std::{hint::black_box, time::Instant};
+use std::{hint::black_box, sync::Barrier, thread, time::Instant};
 
 /// Steps of a measurement: a fifth of a millisecond with vectors, a few without.
 const STEPS: u32 = 1 << 17;
@@ -13,17 +13,20 @@ const STEPS: u32 = 1 << 17;
 /// cycles times 2 a cycle on x86, times 4 a cycle on the widest aarch64 cores).
 const CHAINS: usize = if cfg!(target_arch = "aarch64") { 16 } else { 12 };
 
-/// The FMA peak of one core in GFLOP/s, the best of five runs; NaN for an ISA that has no loop here.
+/// The FMA peak of all threads in GFLOP/s, the best of five runs of each; NaN for an ISA that has no loop here, and for scalar
+/// code that is compiled for a CPU without such an instruction.
 ///
 /// # Panics
 /// Where the CPU has not the ISA.
-pub fn gflops(isa: Isa) -> f64 {
+pub fn gflops(isa: Isa, threads: usize) -> f64 {
     assert!(Isa::available().contains(&isa), "{isa}: not on this CPU");
     let flops = 2 * CHAINS * isa.lanes() * STEPS as usize;
+    let barrier = Barrier::new(threads);
     let run = || {
+        barrier.wait();
         let start = Instant::now();
         match isa {
-            Isa::Scalar => scalar(),
+            Isa::Scalar if cfg!(any(target_arch = "aarch64", target_feature = "fma")) => scalar(),
             // SAFETY: the CPU has the ISA, by the assertion above.
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => unsafe { neon() },
@@ -37,7 +40,11 @@ pub fn gflops(isa: Isa) -> f64 {
         }
         flops as f64 / start.elapsed().as_secs_f64() / 1e9
     };
-    (0..5).map(|_| run()).fold(f64::NAN, f64::max)
+    let thread = || (0..5).map(|_| run()).fold(f64::NAN, f64::max);
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(thread)).collect();
+        thread() + others.into_iter().map(|other| other.join().expect("a loop that does not panic")).sum::<f64>()
+    })
 }
 
 fn scalar() {
@@ -69,6 +76,7 @@ macro_rules! x86_chains {
                     ".endr",
                     "dec ecx",
                     "jnz 2b",
+                    "vzeroupper",
                     inout("ecx") STEPS => _,
                     clobber_abi("sysv64"),
                     options(nomem, nostack),

@@ -106,6 +106,7 @@ macro_rules! x86_loads {
                     "cmove rdx, {start}",
                     "dec rcx",
                     "jnz 2b",
+                    "vzeroupper",
                     buffer = in(reg) buffer.as_ptr(),
                     inout("rdx") 0usize => _,
                     start = in(reg) 0usize,

@@ -113,11 +113,11 @@ fn run(args: Args) -> Result<()> {
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let mut file = layers::csv_writer(&args.out.join("layers.csv"), CSV_COLUMNS)?;
 
-    let peak = |isa| peak::gflops(isa) * threads as f64;
+    let peak = |isa| peak::gflops(isa, threads);
     let mut panels = vec![];
     for &isa in &isas {
         let (peak, levels) = (peak(isa), bandwidth::levels(isa, threads));
-        ensure!(!peak.is_nan(), "{isa}: nothing measures its FMA peak on this architecture");
+        ensure!(!peak.is_nan(), "{isa}: nothing measures its FMA peak here");
         panels.push(Panel { isa, threads, peak, levels, points: vec![] });
     }
     let progress = layers::progress_bar(&layers)?;
@@ -126,6 +126,7 @@ fn run(args: Args) -> Result<()> {
         for (panel, seconds) in panels.iter_mut().zip(layer.run(&isas, &pool)?) {
             panel.peak = panel.peak.max(peak(panel.isa));
             let bandwidth = bandwidth::gigabytes_per_second(panel.isa, layer.compulsory_bytes(), threads);
+            ensure!(!bandwidth.is_nan(), "{}: nothing measures its bandwidth here", panel.isa);
             panel.points.push(Point { layer, seconds, bandwidth });
         }
         progress.inc(layer.flops() as u64);
