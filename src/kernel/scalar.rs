@@ -20,7 +20,8 @@ cfg_if::cfg_if! {
 
 /// `a * b + c`, rounded once, without an instruction for it: the product is exact in f64, and the sum rounded to odd there, so
 /// that to round it once more gives what rounding once would (Boldo and Melquiond, "Emulation of a FMA and correctly rounded
-/// sums: proved algorithms using rounding to odd", 2008). A call: in line, it would make the library an eighth of a megabyte larger.
+/// sums: proved algorithms using rounding to odd", 2008). A call: in line it would make the library an eighth of a megabyte
+/// larger.
 #[inline(never)]
 #[allow(dead_code, reason = "where there is such an instruction, tests alone call it")]
 fn by_way_of_f64(a: f32, b: f32, c: f32) -> f32 {
