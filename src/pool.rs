@@ -129,7 +129,7 @@ impl Pool {
         if sleeping.load(SeqCst) > 0 {
             self.wake();
         }
-        self.shared.work(work, 0);
+        self.shared.call(work, 0);
         runs.fetch_add(1, SeqCst);
         // Those inside are at their last task; a thread that the system has put aside needs a core. In a forked process there
         // is none, though one may have been inside.
@@ -193,7 +193,7 @@ impl Shared {
             if is_open(seen) && !self.stop.load(Relaxed) {
                 // SAFETY: the run is open, and this thread inside: the caller, on whose stack the work is, waits for it.
                 let work = unsafe { *self.work.load(Relaxed).cast::<Work<'_>>() };
-                self.work(work, thread);
+                self.call(work, thread);
             }
             self.inside.fetch_sub(1, SeqCst);
             if self.stop.load(Relaxed) {
@@ -203,7 +203,7 @@ impl Shared {
     }
 
     /// Calls `work` and keeps its panic, if it is the run's first.
-    fn work(&self, work: Work<'_>, thread: usize) {
+    fn call(&self, work: Work<'_>, thread: usize) {
         if let Err(panic) = panic::catch_unwind(AssertUnwindSafe(|| work(thread))) {
             let mut first = lock(&self.panic);
             if first.is_none() {
@@ -280,6 +280,7 @@ impl Executor for Pool {
 mod tests {
     use super::*;
     use crate::exec::run_each_once;
+    use std::sync::Barrier;
 
     fn count(pool: &Pool, tasks: usize) {
         let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
@@ -361,12 +362,9 @@ mod tests {
         }
         let pool = Pool::new(3).unwrap();
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            let at_work = AtomicUsize::new(0);
+            let all = Barrier::new(3);
             pool.run(3, &|_| {
-                at_work.fetch_add(1, Relaxed);
-                while at_work.load(Relaxed) < 3 {
-                    thread::yield_now();
-                }
+                all.wait();
                 panic::resume_unwind(Box::new(Again));
             });
         }));

@@ -21,9 +21,7 @@ const CHAINS: usize = if cfg!(target_arch = "aarch64") { 16 } else { 12 };
 pub fn gflops(isa: Isa, threads: usize) -> f64 {
     assert!(Isa::available().contains(&isa), "{isa}: not on this CPU");
     let flops = 2 * CHAINS * isa.lanes() * STEPS as usize;
-    let barrier = Barrier::new(threads);
     let run = || {
-        barrier.wait();
         let start = Instant::now();
         match isa {
             Isa::Scalar if cfg!(any(target_arch = "aarch64", target_feature = "fma")) => scalar(),
@@ -40,10 +38,23 @@ pub fn gflops(isa: Isa, threads: usize) -> f64 {
         }
         flops as f64 / start.elapsed().as_secs_f64() / 1e9
     };
-    let thread = || (0..5).map(|_| run()).fold(f64::NAN, f64::max);
+    at_once(threads, || run)
+}
+
+/// The best of five runs of each thread, added up; they start together. `prepare` is called in each thread, and gives its run.
+pub fn at_once<R: Fn() -> f64>(threads: usize, prepare: impl Fn() -> R + Sync) -> f64 {
+    let barrier = Barrier::new(threads);
+    let thread = || {
+        let run = prepare();
+        let started = || {
+            barrier.wait();
+            run()
+        };
+        (0..5).map(|_| started()).fold(f64::NAN, f64::max)
+    };
     thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(thread)).collect();
-        thread() + others.into_iter().map(|other| other.join().expect("a loop that does not panic")).sum::<f64>()
+        thread() + others.into_iter().map(|other| other.join().expect("a run that does not panic")).sum::<f64>()
     })
 }
 

@@ -3,8 +3,9 @@
 //! The loops are those of `peak.rs` with loads in place of multiply-adds, as wide as the ISA's vectors. They go back to
 //! the buffer's start without a branch, which would be mispredicted once a pass: in L1 that is a tenth of it.
 
+use crate::peak::at_once;
 use pointwise::Isa;
-use std::{fs, ptr, sync::Barrier, thread, time::Instant};
+use std::{fs, ptr, time::Instant};
 
 /// What a step of a loop reads.
 #[derive(Clone)]
@@ -21,13 +22,11 @@ const STEPS: usize = 1 << 15;
 /// Where the CPU has not the ISA.
 pub fn gigabytes_per_second(isa: Isa, bytes: usize, threads: usize) -> f64 {
     assert!(Isa::available().contains(&isa), "{isa}: not on this CPU");
-    let barrier = Barrier::new(threads);
-    let thread = || {
+    at_once(threads, || {
         // Not zeros, for which an operating system has one page that stands for all.
         let buffer = vec![Block([1.0; 128]); bytes.div_ceil(threads * size_of::<Block>())];
         let steps = buffer.len().max(STEPS);
-        let run = || {
-            barrier.wait();
+        move || {
             let start = Instant::now();
             match isa {
                 Isa::Scalar => scalar(&buffer, steps),
@@ -43,12 +42,7 @@ pub fn gigabytes_per_second(isa: Isa, bytes: usize, threads: usize) -> f64 {
                 _ => return f64::NAN,
             }
             (steps * size_of::<Block>()) as f64 / start.elapsed().as_secs_f64() / 1e9
-        };
-        (0..5).map(|_| run()).fold(f64::NAN, f64::max)
-    };
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a reader that does not panic")).sum()
+        }
     })
 }
 
