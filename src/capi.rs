@@ -96,7 +96,7 @@ const _: () = {
 pub enum pw_status {
     /// Success.
     PW_OK = 0,
-    /// An argument is null, misaligned, out of range, or does not fit the others.
+    /// An argument is null, misaligned, out of range, or does not fit the others; or a `pw_executor` has called nothing.
     PW_INVALID_ARGUMENT = 1,
     /// The CPU has not the ISA that was asked for.
     PW_UNAVAILABLE = 2,
@@ -206,8 +206,8 @@ impl From<Isa> for pw_isa {
 
 /// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
 pub const PW_PACKED_COPY: u32 = 1;
-/// Of `pw_conv_f32_create_packed`: only the header is checked, and the time does not depend on the size. Where the other
-/// bytes are damaged, outputs are wrong.
+/// Of `pw_conv_f32_create_packed`: only the header is checked, and the others are not read, but for a copy. Where the
+/// other bytes are damaged, outputs are wrong.
 pub const PW_PACKED_HEADER_ONLY: u32 = 2;
 
 /// A convolution: packed weights, and all that is decided before an input is seen. It never changes: any number of
@@ -403,7 +403,7 @@ unsafe fn write<T>(what: &str, pointer: *mut T, value: T) -> Result<(), Failure>
 /// The most bytes that a growing struct will ever have; more are no size.
 const LARGEST_STRUCT: usize = 4096;
 
-/// Reads a struct that grows at the end and begins with its size. Fields that the caller's does not have yet are 0,
+/// Reads a struct that grows at the end, by whole words, and begins with its size. Fields that the caller's does not have yet are 0,
 /// which stands for a default in each of them; fields that are not known here must be 0. So that none of its bytes is
 /// undefined, a struct has no padding. The first version's had `least` bytes.
 ///
@@ -414,8 +414,11 @@ unsafe fn read_growing<T>(what: &str, pointer: *const T, least: usize) -> Result
     check_pointer(what, pointer)?;
     // SAFETY: neither null nor misaligned, and begins with its size.
     let size = unsafe { pointer.cast::<usize>().read() };
-    if !(least..=LARGEST_STRUCT).contains(&size) {
-        return invalid(format!("{what}: expected struct_size from {least} to {LARGEST_STRUCT}, got {size}"));
+    let words = align_of::<T>();
+    if !(least..=LARGEST_STRUCT).contains(&size) || !size.is_multiple_of(words) {
+        return invalid(format!(
+            "{what}: expected struct_size from {least} to {LARGEST_STRUCT} in steps of {words}, got {size}"
+        ));
     }
     // SAFETY: the caller's struct has `size` bytes, none of them undefined.
     let bytes = unsafe { slice::from_raw_parts(pointer.cast::<u8>(), size) };
@@ -483,7 +486,7 @@ fn layout(what: &'static str, view: &pw_nhwc_f32) -> Result<(Shape, view::Stride
 
 /// # Safety
 /// As [`values`], for the values that the view spans.
-unsafe fn input<'a>(what: &'static str, view: &pw_nhwc_f32) -> Result<(Nhwc<'a>, Range<usize>), Failure> {
+unsafe fn input_view<'a>(what: &'static str, view: &pw_nhwc_f32) -> Result<(Nhwc<'a>, Range<usize>), Failure> {
     let (shape, strides, span) = layout(what, view)?;
     // SAFETY: the caller's.
     let data = unsafe { values(what, view.data, span) }?;
@@ -564,10 +567,12 @@ pub unsafe extern "C" fn pw_isa_detect(isa: *mut pw_isa) -> pw_status {
 pub unsafe extern "C" fn pw_isa_available(isas: *mut pw_isa, capacity: usize, count: *mut usize) -> pw_status {
     guard(|| {
         let available = Isa::available();
+        if capacity > 0 {
+            check_pointer("isas", isas)?;
+        }
         // SAFETY: this function's contract.
         unsafe { write("count", count, available.len()) }?;
         for (i, isa) in available.iter().take(capacity).enumerate() {
-            check_pointer("isas", isas)?;
             // SAFETY: as above, and `i` is less than `capacity`.
             unsafe { isas.add(i).write((*isa).into()) };
         }
@@ -697,11 +702,12 @@ pub unsafe extern "C" fn pw_conv_output_shape(
 /// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only
 /// read, and may share memory; `output` may not share with them: from the first to the last value of each view, also where
 /// those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
-/// nothing has been written, unless a pool of `pw_pool_create_with` left out tasks.
+/// nothing has been written, but where it is PW_INTERNAL.
 ///
 /// # Safety
-/// Each pointer is null or points to what its type says; the views' data to all values that shape and strides span,
-/// which no other thread writes (`output`: nor reads) meanwhile.
+/// Each pointer is null or points to what its type says; the views' data to all values that shape and strides span.
+/// Meanwhile no other thread writes those of `input` and `residual`, nor reads or writes the values of `output`'s pixels:
+/// what lies between them, such as other channels of the same tensor, is not touched.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pw_conv_f32_run(
     conv: *const pw_conv,
@@ -714,13 +720,13 @@ pub unsafe extern "C" fn pw_conv_f32_run(
         // SAFETY: this function's contract, for this and all that follow.
         let conv = unsafe { &read("conv", conv)?.0 };
         // SAFETY: as above.
-        let (x, x_addresses) = unsafe { self::input("input", read("input", input)?) }?;
+        let (x, x_addresses) = unsafe { input_view("input", read("input", input)?) }?;
         // SAFETY: as above.
         let mut output = unsafe { Output::new(residual, output) }?;
         output.check_apart_from("input", &x_addresses)?;
         // SAFETY: as above.
         let executor = unsafe { executor(pool) }?;
-        Ok(run::run_one(executor, conv, &x, output.residual.by_ref(), &mut output.y)?)
+        Ok(run::run_one(executor, conv, &x, output.residual.as_ref(), &mut output.y)?)
     })
 }
 
@@ -729,7 +735,8 @@ pub unsafe extern "C" fn pw_conv_f32_run(
 /// neighbours share a pass, where their strides are equal and the rows of their outputs lie alike: one behind the other, or
 /// with gaps.
 ///
-/// What is said there holds for each head, but that two lists of the heads are allocated. Their outputs may not share values
+/// What is said there holds for each head, but that two lists of the heads are allocated, and that a `pw_executor` which
+/// calls nothing may do so when some heads have been written. Their outputs may not share values
 /// with each other, nor with a residual of another, but they may lie side by side: views of different channels of one tensor,
 /// with equal strides. Every two heads are compared for that.
 ///
@@ -744,28 +751,35 @@ pub unsafe extern "C" fn pw_heads_f32_run(
 ) -> pw_status {
     guard(|| {
         // SAFETY: this function's contract, for this and all that follow.
-        let (x, x_addresses) = unsafe { self::input("input", read("input", input)?) }?;
+        let (x, x_addresses) = unsafe { input_view("input", read("input", input)?) }?;
         let mut outputs = Vec::new();
         let mut at = heads;
-        for _ in 0..count {
-            // SAFETY: as above; its fields are numbers and pointers, which may be null.
-            let head = unsafe { read_growing("heads", at, offset_of!(pw_head, output) + size_of::<usize>()) }?;
-            // SAFETY: as above, for this and what follows.
-            let conv = unsafe { &read("conv", head.conv)?.0 };
-            // SAFETY: as above.
-            outputs.push((conv, unsafe { Output::new(head.residual, head.output) }?));
-            at = at.wrapping_byte_add(head.struct_size);
+        for i in 0..count {
+            let mut head = || {
+                // SAFETY: as above; its fields are numbers and pointers, which may be null.
+                let head = unsafe { read_growing("heads", at, offset_of!(pw_head, output) + size_of::<usize>()) }?;
+                at = at.wrapping_byte_add(head.struct_size);
+                // SAFETY: as above, for this and what follows.
+                let conv = unsafe { &read("conv", head.conv)?.0 };
+                // SAFETY: as above.
+                Ok((conv, unsafe { Output::new(head.residual, head.output) }?))
+            };
+            outputs.push(head().map_err(of_head(i))?);
         }
         for (i, (_, output)) in outputs.iter().enumerate() {
-            output.check_apart_from("input", &x_addresses)?;
-            for (_, other) in outputs[..i].iter().chain(&outputs[i + 1..]) {
-                if let Some(read) = &other.residual_addresses {
-                    output.check_apart_from("another head's residual", read)?;
+            let check = || {
+                output.check_apart_from("input", &x_addresses)?;
+                for (_, other) in outputs[..i].iter().chain(&outputs[i + 1..]) {
+                    if let Some(read) = &other.residual_addresses {
+                        output.check_apart_from("another head's residual", read)?;
+                    }
+                    if !output.is_beside(other) {
+                        output.check_apart_from("another head's output", &other.addresses)?;
+                    }
                 }
-                if !output.is_beside(other) {
-                    output.check_apart_from("another head's output", &other.addresses)?;
-                }
-            }
+                Ok(())
+            };
+            check().map_err(of_head(i))?;
         }
         // SAFETY: as above.
         let executor = unsafe { executor(pool) }?;
@@ -773,6 +787,11 @@ pub unsafe extern "C" fn pw_heads_f32_run(
             outputs.into_iter().map(|(conv, output)| Head { conv, residual: output.residual, y: output.y }).collect();
         Ok(run::run_heads(executor, x, &mut heads)?)
     })
+}
+
+/// Says of a failure which head it is about, as [`Error::Head`] does.
+fn of_head(index: usize) -> impl Fn(Failure) -> Failure {
+    move |Failure(status, words)| Failure(status, format!("head {index}: {words}"))
 }
 
 /// What a run writes, and the residual that it adds.
@@ -803,7 +822,7 @@ impl Output<'_> {
                 new.residual = Residual::Output;
             } else {
                 // SAFETY: as above.
-                let (values, read) = unsafe { input("residual", residual) }?;
+                let (values, read) = unsafe { input_view("residual", residual) }?;
                 new.check_apart_from("residual", &read)?;
                 (new.residual, new.residual_addresses) = (Residual::Of(values), Some(read));
             }
@@ -851,6 +870,9 @@ pub unsafe extern "C" fn pw_conv_explain(
         let input = unsafe { *read("input_shape", input_shape.cast::<Shape>())? };
         // SAFETY: as above.
         let text = conv.plan(input, unsafe { executor(pool) }?)?.to_string();
+        if !length.is_null() {
+            check_pointer("length", length)?;
+        }
         if size > 0 {
             check_pointer("buffer", buffer)?;
             let len = text.len().min(size - 1);
@@ -999,14 +1021,10 @@ pub unsafe extern "C" fn pw_conv_f32_create_packed(
         let verify = if flags & PW_PACKED_HEADER_ONLY == 0 { Verify::All } else { Verify::Header };
         // SAFETY: this function's contract. The lifetime is that of the convolution, or of this call.
         let bytes: &'static [u8] = unsafe { values("bytes", bytes.cast(), size) }?;
-        let conv = match flags & PW_PACKED_COPY {
-            0 => PointwiseConv::from_packed(bytes, verify),
-            _ => PointwiseConv::from_packed_copy(bytes, verify),
-        }?;
-        Ok(pw_conv(match isa {
-            Some(isa) => conv.with_isa(*isa)?,
-            None => conv,
-        }))
+        Ok(pw_conv(match flags & PW_PACKED_COPY {
+            0 => PointwiseConv::load_packed(bytes, verify, *isa),
+            _ => PointwiseConv::load_packed_copy(bytes, verify, *isa),
+        }?))
     };
     // SAFETY: room for a pointer, by this function's contract.
     unsafe { create("conv", conv, make) }
@@ -1097,7 +1115,7 @@ mod tests {
         assert_eq!(read(&[3 * words, 7, 8, 9]), Ok(Known { size: 3 * words, old: 7, new: 8 }));
         assert_eq!(read(&[4 * words, 7, 8, 0]), Ok(Known { size: 4 * words, old: 7, new: 8 }));
         assert!(read(&[4 * words, 7, 8, 9]).unwrap_err().starts_with("known: expected zeros behind the"));
-        for size in [0, 2 * words - 1, LARGEST_STRUCT + 1, usize::MAX] {
+        for size in [0, words, 2 * words + 1, 3 * words - 1, LARGEST_STRUCT + words, usize::MAX] {
             assert!(read(&[size, 7, 8, 9]).unwrap_err().starts_with("known: expected struct_size from"));
         }
     }

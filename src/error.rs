@@ -1,7 +1,7 @@
 //! The one error type. Every variant says what was expected and what was given.
 
 use crate::Isa;
-use alloc::string::String;
+use alloc::{boxed::Box, string::String};
 use thiserror::Error;
 
 /// Why a convolution could not be built or run. But for [`Error::Executor`], nothing was written.
@@ -75,6 +75,15 @@ pub enum Error {
         expected: usize,
         /// The view's channels.
         actual: usize,
+    },
+    /// One of several convolutions cannot be run.
+    #[error("head {index}: {error}")]
+    Head {
+        /// Which of the heads, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        #[source]
+        error: Box<Error>,
     },
     /// A view cannot be split behind more channels than it has.
     #[error("split: expected at most {channels} channels, got {at}")]

@@ -10,6 +10,7 @@ use crate::{
     plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
 };
+use alloc::boxed::Box;
 use core::{array, ops::Range};
 
 impl PointwiseConv {
@@ -207,7 +208,8 @@ impl<'a> Head<'a> {
 /// other, or with gaps. They may write side by side into one tensor: [`NhwcMut::split_channels`].
 ///
 /// # Errors
-/// As [`PointwiseConv::run_residual_with`] of each: before anything is written, but for [`Error::Executor`].
+/// [`Error::Head`] with that of [`PointwiseConv::run_residual_with`] for one of them: before anything is written.
+/// [`Error::Executor`]: then some may have been written.
 ///
 /// # Example
 /// ```
@@ -222,7 +224,9 @@ impl<'a> Head<'a> {
 /// # Ok::<(), pointwise::Error>(())
 /// ```
 pub fn run_heads(executor: &(impl Executor + ?Sized), x: Nhwc<'_>, heads: &mut [Head<'_>]) -> Result<(), Error> {
-    heads.iter().try_for_each(|Head { conv, residual, y }| check(conv, &x, residual.as_ref(), y))?;
+    for (index, Head { conv, residual, y }) in heads.iter().enumerate() {
+        check(conv, &x, residual.values(), y).map_err(|error| Error::Head { index, error: Box::new(error) })?;
+    }
     heads.chunks_mut(HEADS_OF_A_PASS).try_for_each(|heads| run_pass(executor, &x, heads))
 }
 
@@ -234,7 +238,7 @@ fn run_pass(executor: &(impl Executor + ?Sized), x: &Nhwc<'_>, heads: &mut [Head
     // Nothing is decided for places without a head; their jobs, the last head's once more, are not run.
     let (heads, last) = (&*heads, heads.len() - 1);
     let lines: [Lines; HEADS_OF_A_PASS] = array::from_fn(|i| match heads.get(i) {
-        Some(Head { conv, residual, y }) => Lines::new(conv.stride, x, y, residual.as_ref()),
+        Some(Head { conv, residual, y }) => Lines::new(conv.stride, x, y, residual.values()),
         None => Lines::default(),
     });
     let cuts: [Cut; HEADS_OF_A_PASS] = array::from_fn(|i| cut(heads[i.min(last)].conv, &lines[i]));
@@ -255,9 +259,9 @@ pub(crate) fn run_one(
     residual: Residual<&Nhwc<'_>>,
     y: &mut NhwcMut<'_>,
 ) -> Result<(), Error> {
-    check(conv, x, residual.as_ref().copied(), y)?;
+    check(conv, x, residual.values().copied(), y)?;
     let mut lines = Lines::default();
-    lines.set(conv.stride, x, y, residual.as_ref().copied());
+    lines.set(conv.stride, x, y, residual.values().copied());
     let cut = cut(conv, &lines);
     let job = Job { conv, cut: &cut, lines: &lines, residual: residual.map(Nhwc::data), y: y.values() };
     run_jobs(executor, x.data(), &[job])

@@ -11,7 +11,7 @@
 //! an adversary.
 
 use crate::{
-    Activation, Error, PointwiseConv, ResidualOrder,
+    Activation, Error, Isa, PointwiseConv, ResidualOrder,
     conv::{check_channels, check_stride},
     isa,
     kernel::Row,
@@ -162,9 +162,9 @@ impl Header {
         self.scaled || self.activation == Activation::Prelu
     }
 
-    fn with(self, sizes: PackedSizes, rows: Rows) -> Result<PointwiseConv, Error> {
+    fn with(self, sizes: PackedSizes, rows: Rows, isa: Option<Isa>) -> Result<PointwiseConv, Error> {
         let [in_channels, out_channels, groups] = self.sizes();
-        let (token, choice) = isa::detect()?;
+        let (token, choice) = isa.map_or_else(isa::detect, isa::force)?;
         Ok(PointwiseConv {
             packed: Packed::from_rows(rows, sizes),
             token,
@@ -350,6 +350,15 @@ impl PointwiseConv {
     /// assert_eq!(error.to_string(), "packed: expected length of at least 128, got 16");
     /// ```
     pub fn from_packed(bytes: impl AsRef<[u8]> + Send + Sync + 'static, verify: Verify) -> Result<Self, Error> {
+        Self::load_packed(bytes, verify, None)
+    }
+
+    /// As [`from_packed`](Self::from_packed), on this ISA, whatever `POINTWISE_MAX_ISA` says.
+    pub(crate) fn load_packed(
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        verify: Verify,
+        isa: Option<Isa>,
+    ) -> Result<Self, Error> {
         let ((header, sizes), rows) = Rows::new(bytes, |bytes| {
             let bytes = bytes.as_ref();
             let (header, sizes, rows) = Header::read(bytes)?;
@@ -361,7 +370,7 @@ impl PointwiseConv {
             header.verify(rows, verify)?;
             Ok(((header, sizes), aligned))
         })?;
-        header.with(sizes, rows)
+        header.with(sizes, rows, isa)
     }
 
     /// As [`from_packed`](Self::from_packed), from a copy, so that the bytes may lie anywhere and need not stay.
@@ -378,11 +387,16 @@ impl PointwiseConv {
     /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn from_packed_copy(bytes: &[u8], verify: Verify) -> Result<Self, Error> {
+        Self::load_packed_copy(bytes, verify, None)
+    }
+
+    /// As [`from_packed_copy`](Self::from_packed_copy), likewise.
+    pub(crate) fn load_packed_copy(bytes: &[u8], verify: Verify, isa: Option<Isa>) -> Result<Self, Error> {
         let (header, sizes, rows) = Header::read(bytes)?;
         header.verify(rows, verify)?;
         let mut copy = reserve(sizes.rows, header.sizes())?;
         copy.extend(rows.as_chunks::<{ size_of::<Row>() }>().0.iter().map(|row| -> Row { bytemuck::must_cast(*row) }));
-        header.with(sizes, copy.into())
+        header.with(sizes, copy.into(), isa)
     }
 }
 

@@ -21,6 +21,20 @@ fn child() {
         let best = *Isa::available().last().unwrap();
         let forced = PointwiseConv::builder(1, 1).isa(best).build(&[1.0]).unwrap();
         assert_eq!(forced.plan([1, 1, 1, 1], &pointwise::Serial).unwrap().isa_choice, IsaChoice::Forced);
+        #[cfg(feature = "capi")]
+        load_forced(&forced.to_packed_bytes());
+    }
+}
+
+#[cfg(feature = "capi")]
+fn load_forced(bytes: &[u8]) {
+    use pointwise::capi::{PW_PACKED_COPY, pw_conv_destroy, pw_conv_f32_create_packed, pw_isa, pw_status};
+    let (mut conv, isa) = (std::ptr::null_mut(), pw_isa::PW_ISA_SCALAR as i32);
+    // SAFETY: bytes that are copied, and a place for the convolution, which is destroyed once.
+    unsafe {
+        let status = pw_conv_f32_create_packed(bytes.as_ptr().cast(), bytes.len(), PW_PACKED_COPY, isa, &mut conv);
+        assert_eq!(status, pw_status::PW_OK);
+        pw_conv_destroy(conv);
     }
 }
 

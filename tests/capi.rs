@@ -108,6 +108,9 @@ fn descriptions_are_checked() {
     let (status, words) = refused(pw_conv_desc { struct_size: 8, ..desc(3, 4) });
     assert_eq!(status, PW_INVALID_ARGUMENT);
     assert!(words.starts_with("desc: expected struct_size"), "{words}");
+    // The lower half of a pointer is none.
+    let (_, words) = refused(pw_conv_desc { struct_size: size_of::<pw_conv_desc>() - 4, ..desc(3, 4) });
+    assert!(words.starts_with("desc: expected struct_size"), "{words}");
     let (_, words) = refused(pw_conv_desc { activation: 99, ..desc(3, 4) });
     assert_eq!(words, "activation: expected 0 to 14, got 99");
     let (_, words) = refused(pw_conv_desc { isa: -1, ..desc(3, 4) });
@@ -520,11 +523,17 @@ fn heads_write_side_by_side_and_not_into_each_other() {
     ] {
         let (status, words) = run(outputs, null()).unwrap_err();
         assert_eq!(status, PW_INVALID_ARGUMENT);
-        assert!(words.starts_with("output: expected memory apart from another head's output's "), "{words}");
+        assert!(words.contains(": output: expected memory apart from another head's output's "), "{words}");
     }
     let residual = view(&[1.0, 2.0], [1, 1, 2, 1]);
     run([channel(start, 0), channel(start, 1), channel(start, 2)], &residual).unwrap();
     assert_eq!(y, [4.0, 0.0, 3.0, 10.0, 0.0, 8.0]);
+    let mut wrong = [channel(start, 0), channel(start, 1), channel(start, 2)];
+    let elsewhere = [0.0];
+    wrong[1] = view(&elsewhere, [1, 1, 1, 1]);
+    assert_eq!(run(wrong, null()).unwrap_err().1, "head 1: output: expected shape [1, 1, 2, 1], got [1, 1, 1, 1]");
+    wrong[1].data = null_mut();
+    assert_eq!(run(wrong, null()).unwrap_err().1, "head 1: output: expected a pointer, got null");
     // Another head's output as a residual.
     let (_, words) = run([channel(start, 0), channel(start, 1), channel(start, 2)], &channel(start, 1)).unwrap_err();
     assert!(words.contains("memory apart from"), "{words}");

@@ -123,9 +123,11 @@ fn an_error_of_one_head_stops_all_before_anything_is_written() {
         NhwcMut::new(y, shape).unwrap()
     }
     let error = run_heads(&Serial, x, &mut [Head::new(&conv, view(&mut y)), Head::new(&conv, view(&mut wrong))]);
-    assert_eq!(error, Err(Error::Shape { what: "output", expected: [1, 1, 2, 1], actual: [1, 1, 3, 1] }));
+    let of_second = |error| Err(Error::Head { index: 1, error: Box::new(error) });
+    assert_eq!(error, of_second(Error::Shape { what: "output", expected: [1, 1, 2, 1], actual: [1, 1, 3, 1] }));
+    assert_eq!(error.unwrap_err().to_string(), "head 1: output: expected shape [1, 1, 2, 1], got [1, 1, 3, 1]");
     let error = run_heads(&Serial, x, &mut [Head::new(&conv, view(&mut y)), Head::new(&other, view(&mut wrong[..2]))]);
-    assert_eq!(error, Err(Error::Channels { expected: 3, actual: 2 }));
+    assert_eq!(error, of_second(Error::Channels { expected: 3, actual: 2 }));
     assert_eq!((y, wrong), ([7.0; 2], [7.0; 3]));
     assert_eq!(run_heads(&Serial, x, &mut []), Ok(()));
 

@@ -58,10 +58,8 @@ fn growing<T>(u: &mut Unstructured<'_>, values: &[T], least: usize) -> Result<(A
         2 => known + u.int_in_range(0..=40)?,
         _ => known,
     };
-    let is_size = (least..=4096).contains(&size);
-    let each = if is_size { size } else { known };
-    // The second would be misaligned.
-    let mut right = is_size && (values.len() < 2 || size.is_multiple_of(align_of::<T>()));
+    let mut right = (least..=4096).contains(&size) && size.is_multiple_of(align_of::<T>());
+    let each = if right { size } else { known };
     let mut bytes = Aligned::from_iter(64, std::iter::repeat_n(0, each * values.len()));
     let mut seen = vec![];
     for (value, bytes) in values.iter().zip(bytes.chunks_exact_mut(each)) {

@@ -147,7 +147,10 @@ fn run(u: &mut Unstructured<'_>) -> Result<()> {
     }
     let before = memories.clone();
     let mut expected = memories.clone();
-    let error = cases.iter().find_map(|case| case.error.clone());
+    let error = cases.iter().enumerate().find_map(|(index, case)| {
+        let error = Box::new(case.error.clone()?);
+        Some(Error::Head { index, error })
+    });
     if error.is_none() {
         for (case, (memory, start, view)) in cases.iter().zip(&places) {
             view.scatter(&case.after, expected[*memory].get_mut(*start..).unwrap_or_default());

@@ -57,7 +57,7 @@ impl<T> Residual<T> {
     }
 
     #[cfg(feature = "capi")]
-    pub fn by_ref(&self) -> Residual<&T> {
+    pub fn as_ref(&self) -> Residual<&T> {
         match self {
             Residual::None => Residual::None,
             Residual::Of(values) => Residual::Of(values),
@@ -65,7 +65,7 @@ impl<T> Residual<T> {
         }
     }
 
-    pub fn as_ref(&self) -> Option<&T> {
+    pub fn values(&self) -> Option<&T> {
         if let Residual::Of(values) = self { Some(values) } else { None }
     }
 }
@@ -166,7 +166,7 @@ impl<'a> Strip<'a> {
             && out_channels > 0
             && holds(x.data.len(), x.stride, x.line_stride, in_channels)
             && holds(y.len(), y.stride, y.line_stride, out_channels)
-            && residual.as_ref().is_none_or(|r| holds(r.data.len(), r.stride, r.line_stride, out_channels))
+            && residual.values().is_none_or(|r| holds(r.data.len(), r.stride, r.line_stride, out_channels))
             && (in_channels + 1).checked_mul(out_channels.div_ceil(PANEL)).is_some_and(|rows| rows <= panels.len())
             && (epilogue.channels.is_empty() || epilogue.channels.len() >= out_channels.div_ceil(PANEL));
         assert!(inside, "a strip lies inside its tensors");
