@@ -3,6 +3,7 @@
 
 use crate::{
     Error, Isa, IsaChoice, Shape,
+    environment::in_default,
     isa::{Token, with_lanes},
     kernel::{Lanes, PANEL, Row, TileKernel, narrow},
     view::{self, Lines},
@@ -294,7 +295,7 @@ pub(crate) struct Cut {
     pub far_panels: bool,
     /// The narrow kernel prefetches its input.
     pub prefetch_input: bool,
-    /// As many chunks tiles run across, before they go down the pixels.
+    /// Across how many chunks tiles run before they go down the pixels.
     side_by_side: usize,
     /// Tiles store vectors by halves.
     pub halves_stores: bool,
@@ -360,7 +361,7 @@ fn divide(a: usize, b: usize) -> (usize, usize) {
 }
 
 /// [`usize::div_ceil`], likewise.
-fn divide_up(a: usize, b: usize) -> usize {
+pub(crate) fn divide_up(a: usize, b: usize) -> usize {
     let (quotient, rest) = divide(a, b);
     quotient + usize::from(rest > 0)
 }
@@ -521,13 +522,11 @@ impl Memo {
 impl Cut {
     /// For the lines of a run, of which there are some. The channels are those of one group.
     pub fn new((token, tile, memo): (Token, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Self {
-        fn with<L: Lanes>(_: L, how: (Isa, Option<Tile>, &Memo), sizes: [usize; 3], lines: &Lines) -> Cut {
-            Cut::of_lanes::<L>(how, sizes, lines)
-        }
-        with_lanes!(token, simd => with(simd, (token.isa(), tile, memo), sizes, lines))
+        with_lanes!(token, simd => Self::of_lanes(simd, (token.isa(), tile, memo), sizes, lines))
     }
 
     fn of_lanes<L: Lanes>(
+        _: L,
         (isa, tile, memo): (Isa, Option<Tile>, &Memo),
         [k, f, groups]: [usize; 3],
         lines: &Lines,
@@ -872,12 +871,13 @@ impl fmt::Display for Plan {
         };
         let Self { input_bytes, weight_bytes, output_bytes, .. } = self;
         let bytes = input_bytes.saturating_add(*weight_bytes).saturating_add(*output_bytes);
+        let flops_per_byte = in_default(|| self.flops as f64 / bytes.max(1) as f64);
         writeln!(f, "ISA      {} ({})", self.isa, self.isa_choice)?;
         writeln!(f, "kernel   {}, lanes along {lanes}", self.kernel)?;
         writeln!(f, "tile     {} pixels x {} output channels", self.tile.0, self.tile.1)?;
         writeln!(f, "tasks    {} of up to {} pixels x {} output channels", self.tasks, self.block.0, self.block.1)?;
         writeln!(f, "threads  {}", self.threads)?;
-        writeln!(f, "FLOPs    {}, {:.1} a byte", self.flops, self.flops as f64 / bytes.max(1) as f64)?;
+        writeln!(f, "FLOPs    {}, {flops_per_byte:.1} a byte", self.flops)?;
         write!(f, "bytes    {bytes}: input {input_bytes}, weights {weight_bytes}, output {output_bytes}")
     }
 }

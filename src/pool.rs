@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Many layers of a network take 20 microseconds, and so does waking a thread that sleeps (on a virtual machine it takes
-//! five times as long). Threads that spin between two layers are there in a tenth of one. They meet on one cache line and
+//! five times as long). Threads that spin between two layers are there in 0.1 microseconds. They meet on one cache line and
 //! without a lock: with one, a run on two threads took 0.2 microseconds longer.
 
 use crate::Executor;
@@ -53,7 +53,7 @@ struct Shared {
     /// Threads that sleep until they are woken, or are about to.
     sleeping: AtomicUsize,
     stop: AtomicBool,
-    /// Held by a thread from when it counts as sleeping until it does.
+    /// Held by a thread from before it counts as sleeping until it sleeps, so that it cannot miss [`wake`](Self::wake).
     sleep_lock: Mutex<()>,
     wake: Condvar,
     /// The first panic of a run.
@@ -64,7 +64,7 @@ struct Shared {
 /// layer finds them awake. An idle pool costs nothing.
 ///
 /// The calling thread works too. Where several threads run on one pool at the same time, one gets its threads, and the others
-/// work alone.
+/// work alone. A run that is worth two threads wakes all of them: a pool should have as many as its layers are worth.
 ///
 /// `fork` does not take the threads along: in the child a pool that was made before works with the calling thread alone. Make
 /// it anew there, unless the parent forked while another of its threads was starting or ending: the standard library's lock for
@@ -115,6 +115,9 @@ impl Pool {
             let name = std::format!("pointwise-{i}");
             pool.others.push(thread::Builder::new().name(name).spawn(move || shared.serve(i))?);
         }
+        // Some systems allocate a lock when it is first used: not in the caller's first run.
+        pool.wake();
+        pool.share(&|_| {});
         Ok(pool)
     }
 
@@ -393,7 +396,7 @@ mod tests {
         let locked = lock(&pool.shared.sleep_lock);
         let text = std::format!("{pool:?}");
         drop(locked);
-        assert!(text.contains("runs: 0, inside: 0"), "{text}");
+        assert!(text.contains("runs: 2, inside: "), "{text}");
     }
 
     #[test]

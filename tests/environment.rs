@@ -185,6 +185,16 @@ fn heads() {
 }
 
 #[test]
+fn a_plan_in_words() {
+    let conv = PointwiseConv::builder(3, 1).build(&[1.0; 3]).unwrap();
+    let plan = conv.plan([1, 1, 7, 3], &Serial).unwrap();
+    let expected = plan.to_string();
+    for (name, environment) in OTHERS {
+        assert_eq!(under(environment, || plan.to_string()), expected, "{name}");
+    }
+}
+
+#[test]
 fn what_is_refused() {
     let signaling = f32::from_bits(0x7f80_0001);
     let conv = PointwiseConv::builder(2, 1).build(&[1.0, 1.0]).unwrap();
