@@ -60,8 +60,8 @@ pub fn fold_batch_norm(
         }
         let scale = |f: usize| f64::from(gamma[f]) / libm::sqrt(f64::from(variance[f]) + eps);
         let folded = |f: usize| {
-            let of_channel = &weights[f * in_channels..][..in_channels];
-            of_channel.iter().map(move |weight| (scale(f) * f64::from(*weight)) as f32)
+            let (scale, of_channel) = (scale(f), &weights[f * in_channels..][..in_channels]);
+            of_channel.iter().map(move |weight| (scale * f64::from(*weight)) as f32)
         };
         let bias = |f: usize| {
             let bias = bias.map_or(0.0, |bias| f64::from(bias[f]));

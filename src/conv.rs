@@ -4,12 +4,13 @@ use crate::{
     Activation, Error, Executor, Isa, IsaChoice, Plan, ResidualOrder, Shape,
     isa::{self, Token, with_lanes},
     pack::{ByChannel, Packed},
-    plan::{self, Memo, Tile},
+    plan::{self, Memo, Tile, divide_up},
 };
 
 /// A 1x1 convolution of NHWC tensors: packed weights, and everything that can be decided before an input is seen.
 ///
-/// It is immutable: share it between threads. Running it allocates nothing. A clone shares the packed weights.
+/// It is immutable: share it between threads. Running it allocates nothing; rayon's pools allocate a job for each of their
+/// threads. A clone shares the packed weights.
 ///
 /// # Example
 /// ```
@@ -77,7 +78,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv};
     /// let conv = PointwiseConv::builder(1, 2).bias(&[0.5, -0.5]).build(&[1.0, 2.0])?;
     /// let mut y = [0.0; 2];
     /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
@@ -142,7 +143,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::{Activation, Nhwc, NhwcMut, PointwiseConv};
     /// let conv = PointwiseConv::builder(1, 2).activation(Activation::RELU6).build(&[-1.0, 4.0])?;
     /// let mut y = [0.0; 2];
     /// conv.run(Nhwc::new(&[3.0], [1, 1, 1, 1])?, NhwcMut::new(&mut y, [1, 1, 1, 2])?)?;
@@ -157,7 +158,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv};
     /// let conv = PointwiseConv::builder(1, 1).stride(1, 2).build(&[1.0])?;
     /// let mut y = [0.0; 2];
     /// conv.run(Nhwc::new(&[1.0, 2.0, 3.0], [1, 1, 3, 1])?, NhwcMut::new(&mut y, [1, 1, 2, 1])?)?;
@@ -172,7 +173,7 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::{Nhwc, NhwcMut, PointwiseConv};
     /// // Two input channels, each scaled to an output channel of its own.
     /// let conv = PointwiseConv::builder(2, 2).groups(2).build(&[10.0, 100.0])?;
     /// let mut y = [0.0; 2];
@@ -188,11 +189,10 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::{Isa, PointwiseConv};
     /// for isa in Isa::available() {
     ///     assert!(PointwiseConv::builder(1, 1).isa(*isa).build(&[1.0]).is_ok());
     /// }
-    /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn isa(self, isa: Isa) -> Self {
         Self { isa: Some(isa), ..self }
@@ -205,7 +205,6 @@ impl<'a> Builder<'a> {
     /// # use pointwise::{PointwiseConv, Tail, Tile};
     /// let tile = Tile { pixels: 4, channels: 32, tail: Tail::Panel };
     /// assert!(PointwiseConv::builder(1, 1).tile(tile).build(&[1.0]).is_ok());
-    /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn tile(self, tile: Tile) -> Self {
         Self { tile: Some(tile), ..self }
@@ -214,8 +213,8 @@ impl<'a> Builder<'a> {
     /// Packs `weights`, which are `[out_channels, in_channels / groups]`, row-major (OHWI with H = W = 1).
     ///
     /// Memory: `64 * groups * ceil(out_channels / groups / 16) * rows` bytes in one piece, where `rows` is
-    /// `in_channels / groups + 1`, and 3 more where there are a scale and a shift or slopes; and five words. All that may be
-    /// wrong is looked at before. A run takes none.
+    /// `in_channels / groups + 1`, and 3 more where there are a scale and a shift, or the activation is a prelu or a leaky relu;
+    /// and five words. All that may be wrong is looked at before. A run takes none.
     ///
     /// # Errors
     /// [`Error::Groups`], [`Error::Stride`], [`Error::Clamp`], [`Error::Parameter`], [`Error::Length`] for weights or values
@@ -224,11 +223,10 @@ impl<'a> Builder<'a> {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::PointwiseConv;
     /// assert!(PointwiseConv::builder(3, 2).build(&[0.0; 6]).is_ok());
     /// let error = PointwiseConv::builder(3, 2).build(&[0.0; 5]).unwrap_err();
     /// assert_eq!(error.to_string(), "weights: expected 6 values, got 5");
-    /// # Ok::<(), pointwise::Error>(())
     /// ```
     pub fn build(self, weights: &[f32]) -> Result<PointwiseConv, Error> {
         let (in_channels, out_channels) = check_channels(self.in_channels, self.out_channels, self.groups)?;
@@ -266,7 +264,7 @@ impl PointwiseConv {
     ///
     /// # Example
     /// ```
-    /// # use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
+    /// # use pointwise::PointwiseConv;
     /// let conv = PointwiseConv::builder(3, 2).build(&[0.0; 6])?;
     /// assert_eq!((conv.in_channels(), conv.out_channels()), (3, 2));
     /// # Ok::<(), pointwise::Error>(())
@@ -407,7 +405,7 @@ impl PointwiseConv {
         if channels != self.in_channels() {
             return Err(Error::Channels { expected: self.in_channels(), actual: channels });
         }
-        Ok([n, output_size(h, self.stride.0), output_size(w, self.stride.1), self.out_channels()])
+        Ok([n, divide_up(h, self.stride.0), divide_up(w, self.stride.1), self.out_channels()])
     }
 
     /// How a dense input of this shape is computed with an executor: what [`run_with`](Self::run_with) decides.
@@ -467,12 +465,11 @@ pub(crate) fn check_per_channel(
 ) -> Result<(), Error> {
     let (scale, shift) = scale_shift.unzip();
     let slopes_expected = if activation == Activation::Prelu { out_channels } else { 0 };
-    let slopes = if slopes_expected > 0 { slopes.or(Some(&[])) } else { slopes };
     for (what, values, expected) in [
         ("bias", bias, out_channels),
         ("scale", scale, out_channels),
         ("shift", shift, out_channels),
-        ("slopes", slopes, slopes_expected),
+        ("slopes", Some(slopes.unwrap_or_default()), slopes_expected),
     ] {
         if let Some(values) = values
             && values.len() != expected
@@ -481,8 +478,4 @@ pub(crate) fn check_per_channel(
         }
     }
     Ok(())
-}
-
-pub(crate) fn output_size(size: usize, stride: usize) -> usize {
-    if stride == 1 { size } else { size.div_ceil(stride) }
 }

@@ -1,7 +1,11 @@
 //! A plan as a drawing: which register tile of which task computes what.
 
 use crate::plan::{Decision, Plan};
-use alloc::{format, string::String, vec::Vec};
+use alloc::{
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 use core::{fmt, iter};
 
 /// What no drawing exceeds.
@@ -47,13 +51,13 @@ impl fmt::Display for Drawing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(decision) = self.0 else { return f.write_str("no output") };
         let (pixels, chunks) = (decision.pixels(), decision.cut.chunks());
-        let digits = format!("{pixels}").len();
+        let (digits, out_channels) = (pixels.to_string().len(), decision.out_channels().to_string());
         let margin = "channels ".len().max("pixels ".len() + digits + 1);
         // Of a column and of a gap, with the edge at the left.
         let width = "| half tile ".len().max(format!("| task {} ", decision.schedule.tasks()).len());
         let gap_width = "| ... ".len();
 
-        let most = (COLUMNS - margin - gap_width - format!("{}", decision.out_channels()).len()) / width;
+        let most = (COLUMNS - margin - gap_width - out_channels.len()) / width;
         let columns = elided(0..chunks, most, chunks - 1);
         let tiles = |pixel| columns.iter().flatten().map(move |chunk| decision.tile(*chunk, pixel).1);
         // A row starts wherever a tile of some column does. The head takes two lines, a gap two, a row two, the last edge one.
@@ -74,8 +78,7 @@ impl fmt::Display for Drawing<'_> {
             text += (line + end).trim_end();
             text.push('\n');
         };
-        let out_channels = format!("{}", decision.out_channels());
-        line("channels", &|chunk| format!("{}", decision.first_channel(chunk)), "", &out_channels);
+        line("channels", &|chunk| decision.first_channel(chunk).to_string(), "", &out_channels);
         line("kernel", &|chunk| format!("| {}", decision.cut.chunk(chunk).kernel), "| ...", "|");
         let edge = format!("+{:-<1$}", "", width - 1);
         for row in rows {

@@ -83,21 +83,16 @@ const MOST_SHARES: usize = 16;
 /// any next task fetch lines from each other: 14x14x96 to 576 channels took a fifth longer on two threads.
 struct Shares<'a> {
     tasks: usize,
-    /// Some. Threads beyond have one together with another thread.
+    /// 1 or more. Thread `i` starts with the one at `i` modulo their number.
     shares: &'a [Share],
 }
 
 /// Far enough from the next one not to be on its cache line, nor on the one that is fetched along with it.
+#[derive(Default)]
 #[repr(align(128))]
 struct Share {
     taken: AtomicUsize,
     finished: AtomicUsize,
-}
-
-impl Share {
-    const fn new() -> Self {
-        Self { taken: AtomicUsize::new(0), finished: AtomicUsize::new(0) }
-    }
 }
 
 impl Shares<'_> {
@@ -129,7 +124,7 @@ pub(crate) fn run_each_once(
     tasks: usize,
     task: impl Fn(usize) + Sync,
 ) -> Result<(), Error> {
-    let shares = [const { Share::new() }; MOST_SHARES];
+    let shares: [Share; MOST_SHARES] = Default::default();
     let shares = Shares { tasks, shares: &shares[..threads.clamp(1, MOST_SHARES)] };
     executor.run(threads, &|thread| while shares.run_one(thread, &task) {});
     match shares.finished() {
@@ -142,6 +137,8 @@ pub(crate) fn run_each_once(
 mod pools {
     use super::*;
 
+    /// A run waits until the pool's threads have come by, also where nothing is left for them to do: it is no match for a pool that
+    /// is busy with something else. It allocates a job for each other thread.
     impl Executor for rayon::ThreadPool {
         fn threads(&self) -> usize {
             self.current_num_threads()
@@ -152,7 +149,7 @@ mod pools {
         }
     }
 
-    /// rayon's global pool.
+    /// rayon's global pool: as a `rayon::ThreadPool`, a run waits until its threads have come by, and allocates a job for each.
     ///
     /// # Example
     /// ```
@@ -215,7 +212,7 @@ mod tests {
     #[test]
     fn a_thread_runs_its_share_and_then_those_of_the_others() {
         for (thread, order) in [(0, [0, 1, 2, 3, 4, 5, 6]), (1, [2, 3, 4, 5, 6, 0, 1]), (5, [4, 5, 6, 0, 1, 2, 3])] {
-            let three = [const { Share::new() }; 3];
+            let three: [Share; 3] = Default::default();
             let (shares, ran) = (Shares { tasks: 7, shares: &three }, RefCell::new(Vec::new()));
             while shares.run_one(thread, |i| ran.borrow_mut().push(i)) {}
             assert_eq!((ran.into_inner().as_slice(), shares.finished()), (&order[..], 7));

@@ -216,11 +216,11 @@ impl Isa {
 /// The best ISA up to the cap.
 fn choose(cap: Option<&str>) -> Result<(Token, IsaChoice), Error> {
     let cap = cap.map(|name| parse("POINTWISE_MAX_ISA", name)).transpose()?;
-    let best = *Isa::available().last().expect("every CPU has the scalar ISA");
-    let capped = Isa::available().iter().copied().filter(|isa| cap.is_none_or(|cap| *isa <= cap)).max();
-    let isa = capped.unwrap_or(Isa::Scalar);
-    let token = Token::new(isa).unwrap_or(Token::Scalar(Scalar));
-    Ok((token, if isa == best { IsaChoice::Detected } else { IsaChoice::Capped }))
+    // The best last.
+    let available = Isa::available();
+    let isa = available.iter().rfind(|isa| cap.is_none_or(|cap| **isa <= cap));
+    let token = isa.and_then(|isa| Token::new(*isa)).unwrap_or(Token::Scalar(Scalar));
+    Ok((token, if isa == available.last() { IsaChoice::Detected } else { IsaChoice::Capped }))
 }
 
 cfg_if::cfg_if! {

@@ -73,7 +73,7 @@
 //! checks the views, cuts the pixels and panels into blocks that fit the caches and blocks into register tiles, both chosen
 //! from the shape ([`PointwiseConv::plan`] tells how), and computes each tile with the kernels of the best [`Isa`] that the
 //! CPU has: AVX-512, AVX2 or NEON, or plain scalar code. It allocates nothing. [`PointwiseConv::run_with`] splits the work over
-//! an [`Executor`]: a [`Pool`], rayon's pools, or your own.
+//! an [`Executor`]: a [`Pool`], rayon's pools (which allocate their jobs), or your own.
 //!
 //! Packed weights are bytes that any machine of the same byte order can map and run: [`PointwiseConv::to_packed_bytes`] and
 //! [`PointwiseConv::from_packed`].

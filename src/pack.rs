@@ -73,7 +73,7 @@ impl Packed {
         [in_channels, out_channels, groups]: [usize; 3],
     ) -> Result<Self, Error> {
         let sizes = PackedSizes::new([in_channels, out_channels, groups], by_channel.is_given())?;
-        let panels = out_channels.div_ceil(PANEL);
+        let panels = sizes.group_panels;
         let mut rows = reserve(sizes.rows, [in_channels, out_channels, groups])?;
         let range = |i: usize| {
             let (group, p) = (i / panels, i % panels);

@@ -12,9 +12,12 @@
 
 use crate::{
     Activation, Error, Nhwc, NhwcMut, ResidualOrder,
+    conv::{check_channels, check_per_channel, check_stride, check_weights},
     environment::in_default,
     epilogue::{self, WithActivation},
     kernel::{Lanes, Scalar},
+    plan::divide_up,
+    run::check_shapes,
 };
 
 /// A 1x1 convolution, as [`PointwiseConv`](crate::PointwiseConv) computes it, by plain loops.
@@ -96,13 +99,13 @@ impl Reference<'_> {
     /// ```
     pub fn run(&self, x: Nhwc<'_>, residual: Option<Nhwc<'_>>, mut y: NhwcMut<'_>) -> Result<(), Error> {
         let [n, h, w, in_channels] = x.shape();
-        let (k, f) = crate::conv::check_channels(in_channels, self.out_channels, self.groups)?;
-        crate::conv::check_stride(self.stride)?;
+        let (k, f) = check_channels(in_channels, self.out_channels, self.groups)?;
+        check_stride(self.stride)?;
         self.activation.check()?;
-        crate::conv::check_weights(self.weights, self.out_channels, k)?;
-        crate::conv::check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
-        let [ho, wo] = [crate::conv::output_size(h, self.stride.0), crate::conv::output_size(w, self.stride.1)];
-        crate::run::check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
+        check_weights(self.weights, self.out_channels, k)?;
+        check_per_channel(self.out_channels, self.bias, self.scale_shift, (self.activation, self.slopes))?;
+        let [ho, wo] = [divide_up(h, self.stride.0), divide_up(w, self.stride.1)];
+        check_shapes([n, ho, wo, self.out_channels], &y, residual.as_ref())?;
 
         in_default(|| {
             for image in 0..n {
@@ -114,8 +117,8 @@ impl Reference<'_> {
                         for (channel, out) in out.iter_mut().enumerate() {
                             let first = channel / f * k;
                             let mut sum = self.bias.map_or(0.0, |bias| bias[channel]);
-                            for i in 0..k {
-                                sum = Scalar.mul_add(pixel[first + i], self.weights[channel * k + i], sum);
+                            for (x, weight) in pixel[first..].iter().zip(&self.weights[channel * k..][..k]) {
+                                sum = Scalar.mul_add(*x, *weight, sum);
                             }
                             let value = Value {
                                 sum,
