@@ -48,6 +48,12 @@ fn parse(what: &'static str, name: &str) -> Result<Isa, Error> {
     isa.ok_or_else(|| Error::UnknownIsa { what, allowed: IsaList(&ALL), value: name.into() })
 }
 
+// Whether the operating system saves the vectors, too. Without the standard library, pulp asks the CPU alone.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+cpufeatures::new!(saves_ymm, "avx2");
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+cpufeatures::new!(saves_zmm, "avx512f");
+
 /// Proof that the CPU has an ISA: what a kernel is called with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Token {
@@ -75,9 +81,9 @@ impl Token {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => pulp::aarch64::Neon::try_new().map(Token::Neon),
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            Isa::Avx2 => pulp::x86::V3::try_new().map(Token::Avx2),
+            Isa::Avx2 => pulp::x86::V3::try_new().filter(|_| saves_ymm::get()).map(Token::Avx2),
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            Isa::Avx512 => pulp::x86::V4::try_new().map(Token::Avx512),
+            Isa::Avx512 => pulp::x86::V4::try_new().filter(|_| saves_zmm::get()).map(Token::Avx512),
             #[allow(unreachable_patterns, reason = "no target has all ISAs")]
             _ => None,
         }

@@ -208,9 +208,7 @@ super::conformance::suite!(Some(Scalar), "scalar");
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::conformance::same;
-    use core::{hint::black_box, ops::Range};
-    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+    use core::hint::black_box;
 
     #[test]
     fn multiply_adds_are_rounded_once() {
@@ -229,6 +227,10 @@ mod tests {
     #[test]
     #[cfg(feature = "std")]
     fn with_and_without_an_instruction_they_are_the_same() {
+        use crate::kernel::conformance::same;
+        use core::ops::Range;
+        use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         if !std::is_x86_feature_detected!("fma") {
             return;
