@@ -61,11 +61,12 @@ fn runs() {
     let (pixels, k) = (200, 96);
     for f in [1, 24, 200] {
         let weights = vec![0.5; k * f];
-        let builder = PointwiseConv::builder(k, f).activation(Activation::Tanh);
+        let values = vec![0.5; f];
+        let builder = PointwiseConv::builder(k, f).activation(Activation::Tanh).scale_shift(&values, &values);
         // What the first run of one makes is counted, too.
-        let convs: Vec<_> = (0..21).map(|_| builder.build(&weights).expect("it builds")).collect();
+        let convs: Vec<_> = (0..31).map(|_| builder.build(&weights).expect("it builds")).collect();
         let mut convs = convs.iter();
-        let (x, mut y) = (vec![1.0; pixels * k], vec![0.0; pixels * f]);
+        let (x, mut y, residual) = (vec![1.0; pixels * k], vec![0.0; pixels * f], vec![1.0; pixels * f]);
         let mut run = |how: usize| {
             let conv = convs.next().expect("one that has not run");
             for _ in 0..2 {
@@ -74,6 +75,8 @@ fn runs() {
                 match how {
                     0 => conv.run(x, y),
                     1 => conv.run_with(&pool, x, y),
+                    2 => conv.run_accumulate(x, y),
+                    3 => conv.run_residual(x, Nhwc::new(&residual, [1, 1, pixels, f]).expect("a view"), y),
                     _ => run_heads(&pool, x, &mut [Head::new(conv, y)]),
                 }
                 .expect("it runs");
@@ -81,7 +84,7 @@ fn runs() {
         };
         // The pool's threads are started, and names of threads are set, by the first run at the latest.
         run(1);
-        assert_eq!(allocations(|| [0, 1, 1, 2].into_iter().for_each(&mut run)), (0, 0), "F {f}: a run allocates");
+        assert_eq!(allocations(|| [0, 1, 1, 2, 3, 4].into_iter().for_each(&mut run)), (0, 0), "F {f}: a run allocates");
     }
 }
 

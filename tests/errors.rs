@@ -49,6 +49,12 @@ fn sizes_beyond_memory() {
     assert_eq!(error, Error::OutOfMemory { in_channels: 0, out_channels: MAX, groups: 1 });
     let words = format!("packed weights: no memory for 0 input and {MAX} output channels in 1 groups");
     assert_eq!(error.to_string(), words);
+    // No number is too large, but no memory is so large.
+    #[cfg(target_pointer_width = "64")]
+    {
+        let error = build_error(PointwiseConv::builder(0, 1 << 50), &[]);
+        assert_eq!(error, Error::OutOfMemory { in_channels: 0, out_channels: 1 << 50, groups: 1 });
+    }
     let error = build_error(PointwiseConv::builder(MAX, MAX), &[]);
     assert_eq!(error, Error::Length { what: "weights", expected: MAX, actual: 0 });
     let conv = PointwiseConv::builder(1, 1).build(&[1.0]).unwrap();

@@ -98,6 +98,38 @@ proptest! {
     }
 }
 
+/// The multiply-add of scale and shift is rounded once, as those of the sum are.
+#[test]
+fn scale_and_shift_are_fused() {
+    let scale = 1.0 + 2f32.powi(-12);
+    let fused = scale.mul_add(scale, -1.0);
+    assert_ne!(fused, scale * scale - 1.0);
+    // A pixel for each of many lanes, a channel for each of others, and one of each.
+    for case in [(40, 1), (1, 40), (7, 24), (1, 1)].map(|(pixels, out_channels)| Case {
+        input: [1, 1, pixels, 1],
+        out_channels,
+        scale_shift: true,
+        ..Case::default()
+    }) {
+        let mut tensors = case.tensors();
+        for (values, value) in [
+            (&mut tensors.x, scale),
+            (&mut tensors.weights, 1.0),
+            (&mut tensors.bias, 0.0),
+            (&mut tensors.scale, scale),
+            (&mut tensors.shift, -1.0),
+        ] {
+            values.fill(value);
+        }
+        let len = case.output_len();
+        let expected = vec![fused; len];
+        assert_same(&case.reference(&tensors)[..len], &expected, format_args!("the reference, {case:?}"));
+        for isa in isas() {
+            assert_same(&case.run(&tensors, *isa)[..len], &expected, format_args!("{isa}, {case:?}"));
+        }
+    }
+}
+
 /// Cases, bits compared, and bits that differ.
 type Counts = [u64; 3];
 

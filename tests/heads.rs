@@ -2,67 +2,53 @@
 
 mod common;
 
-use common::{CANARY, Threads, Values, assert_same};
-use pointwise::{
-    Activation, Error, Head, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Serial, Shape, reference::Reference,
-    run_heads,
-};
+use common::{CANARY, Case, Tensors, Threads, assert_same};
+use pointwise::{Activation, Error, Head, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Serial, run_heads};
 use proptest::{prelude::*, test_runner::Config};
 
-/// One of the heads, and what it makes of an input.
-struct Case {
+/// A convolution for any input, and which of the ISAs runs it.
+fn head() -> impl Strategy<Value = (Case, usize)> {
+    let activation = prop_oneof![
+        Just(Activation::Identity),
+        Just(Activation::Relu),
+        Just(Activation::Tanh),
+        Just(Activation::Prelu)
+    ];
+    let order = prop_oneof![Just(ResidualOrder::BeforeActivation), Just(ResidualOrder::AfterActivation)];
+    // Mostly the same stride: other heads cannot share a pass.
+    let stride = prop_oneof![5 => Just((1, 1)), 1 => (1..=2usize, 1..=2usize)];
+    (0..=60usize, 1..=2usize, stride, activation, order, any::<[bool; 3]>(), any::<u64>(), 0..=9usize).prop_map(
+        |(f, groups, stride, activation, residual_order, [bias, scale_shift, residual], seed, isa)| {
+            let out_channels = f / groups * groups;
+            let case = Case { out_channels, groups, stride, activation, residual_order, ..Case::default() };
+            (Case { bias, scale_shift, residual, seed, ..case }, isa)
+        },
+    )
+}
+
+/// A head, and what it makes of its input.
+struct Built {
+    case: Case,
+    tensors: Tensors,
     conv: PointwiseConv,
-    residual: Option<Vec<f32>>,
-    output: Shape,
     expected: Vec<f32>,
 }
 
-/// What a head may be: F, groups, stride, activation, whether there is a residual, and which of the ISAs.
-type Options = (usize, usize, (usize, usize), Activation, bool, usize);
+impl Built {
+    fn new(case: Case, isa: usize, x: &[f32]) -> Self {
+        let tensors = Tensors { x: x.to_vec(), ..case.tensors() };
+        let conv = case.build(&tensors, common::isas()[isa % common::isas().len()]).expect("the head builds");
+        let mut expected = case.reference(&tensors);
+        expected.truncate(case.output_len());
+        Self { case, tensors, conv, expected }
+    }
 
-fn options() -> impl Strategy<Value = Options> {
-    let activation = prop_oneof![Just(Activation::Identity), Just(Activation::Relu), Just(Activation::Tanh)];
-    // Mostly the same stride: other heads cannot share a pass.
-    let stride = prop_oneof![5 => Just((1, 1)), 1 => (1..=2usize, 1..=2usize)];
-    (0..=60usize, 1..=2usize, stride, activation, any::<bool>(), 0..=9usize)
-}
-
-fn case((f, groups, stride, activation, residual, isa): Options, x: Nhwc<'_>, seed: u64) -> Case {
-    let (k, out_channels) = (x.shape()[3], f / groups * groups);
-    let mut rng = common::rng(seed);
-    let mut fill = |len| common::fill(len, Values::Ordinary, &mut rng);
-    let weights = fill(out_channels * k / groups);
-    let conv = PointwiseConv::builder(k, out_channels)
-        .groups(groups)
-        .stride(stride.0, stride.1)
-        .activation(activation)
-        .residual_order(ResidualOrder::AfterActivation)
-        .isa(common::isas()[isa % common::isas().len()])
-        .build(&weights)
-        .expect("the head builds");
-    let output = conv.output_shape(x.shape()).expect("the channels fit");
-    let residual = residual.then(|| fill(output.iter().product()));
-    let mut expected = vec![f32::NAN; output.iter().product()];
-    let reference = Reference {
-        out_channels,
-        groups,
-        stride,
-        weights: &weights,
-        activation,
-        residual: ResidualOrder::AfterActivation,
-        ..Reference::default()
-    };
-    let view = residual.as_ref().map(|residual| Nhwc::new(residual, output).expect("a view"));
-    reference.run(x, view, NhwcMut::new(&mut expected, output).expect("a view")).expect("the reference runs");
-    Case { conv, residual, output, expected }
-}
-
-impl Case {
     fn head<'a>(&'a self, y: NhwcMut<'a>) -> Head<'a> {
         let head = Head::new(&self.conv, y);
-        match &self.residual {
-            Some(residual) => head.residual(Nhwc::new(residual, self.output).expect("a view")),
-            None => head,
+        if self.case.residual {
+            head.residual(Nhwc::new(&self.tensors.residual, self.case.output()).expect("a view"))
+        } else {
+            head
         }
     }
 }
@@ -72,31 +58,31 @@ proptest! {
 
     #[test]
     fn heads_give_the_bits_of_the_reference(
-        heads in [options(), options(), options()],
+        heads in [head(), head(), head()],
         (n, h, w, k) in (0..=3usize, 0..=9usize, 0..=30usize, 0..=20usize),
         gap in 0..=3usize,
         threads in 1..=4usize,
         seed in any::<u64>(),
     ) {
         let shape = [n, h, w, 2 * k];
-        let x = common::fill(shape.iter().product(), Values::Ordinary, &mut common::rng(seed));
-        let x = Nhwc::new(&x, shape).unwrap();
-        let [a, b, c] = heads.map(|options| case(options, x, seed ^ 1));
+        let values = Case { input: shape, seed, ..Case::default() }.tensors().x;
+        let x = Nhwc::new(&values, shape).unwrap();
+        let [a, b, c] = heads.map(|(case, isa)| Built::new(Case { input: shape, ..case }, isa, &values));
 
         // Into tensors of their own.
-        let mut ys = [&a, &b, &c].map(|case| vec![CANARY; case.expected.len()]);
+        let mut ys = [&a, &b, &c].map(|head| vec![CANARY; head.expected.len()]);
         let [ya, yb, yc] = &mut ys;
-        let view = |case: &Case, y| NhwcMut::new(y, case.output).unwrap();
+        let view = |head: &Built, y| NhwcMut::new(y, head.case.output()).unwrap();
         run_heads(&Threads(threads), x, &mut [a.head(view(&a, ya)), b.head(view(&b, yb)), c.head(view(&c, yc))]).unwrap();
-        for (case, y) in [&a, &b, &c].into_iter().zip(&ys) {
-            assert_same(y, &case.expected, format_args!("{:?}", case.conv));
+        for (head, y) in [&a, &b, &c].into_iter().zip(&ys) {
+            assert_same(y, &head.expected, format_args!("{:?}", head.case));
         }
 
         // Side by side in one tensor, with a gap behind.
-        let [fa, fb, fc] = [&a, &b, &c].map(|case| case.output[3]);
-        let pixels = |case: &Case| case.output[..3].to_vec();
+        let [fa, fb, fc] = [&a, &b, &c].map(|head| head.case.out_channels);
+        let pixels = |head: &Built| head.case.output()[..3].to_vec();
         if pixels(&a) == pixels(&b) && pixels(&a) == pixels(&c) {
-            let [n, h, w, _] = a.output;
+            let [n, h, w, _] = a.case.output();
             let wide = fa + fb + fc + gap;
             let mut all = vec![CANARY; n * h * w * wide];
             let y = NhwcMut::new(&mut all, [n, h, w, wide]).unwrap();
@@ -105,7 +91,7 @@ proptest! {
             let (yc, _) = rest.split_channels(fc).unwrap();
             run_heads(&Threads(threads), x, &mut [a.head(ya), b.head(yb), c.head(yc)]).unwrap();
             for (p, pixel) in all.chunks_exact(wide.max(1)).enumerate() {
-                let of = |case: &Case| case.expected[p * case.output[3]..][..case.output[3]].to_vec();
+                let of = |Built { case, expected, .. }: &Built| expected[p * case.out_channels..][..case.out_channels].to_vec();
                 assert_same(pixel, &[of(&a), of(&b), of(&c), vec![CANARY; gap]].concat(), format_args!("pixel {p}"));
             }
         }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Case, Padding, assert_same};
-use pointwise::{Activation, Isa, Nhwc, NhwcMut, ResidualOrder};
+use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv, ResidualOrder, Serial};
 
 /// Large enough to be split over threads, and odd in every size.
 const CASE: Case = Case {
@@ -24,6 +24,22 @@ fn pixels(case: &Case, buffer: &[f32]) -> Vec<f32> {
     let ([batch, row, pixel], _) = padding.layout(case.output());
     let starts = (0..n * h * w).map(|p| p / (h * w) * batch + p / w % h * row + p % w * pixel);
     starts.flat_map(|at| buffer[padding.front + at..][..c].to_vec()).collect()
+}
+
+/// What was decided for one of them is not taken by the next.
+#[test]
+fn a_convolution_may_change_its_isa_between_runs() {
+    let tensors = CASE.tensors();
+    let run = |conv: &PointwiseConv| {
+        CASE.with_views(&tensors, |x, residual, y| CASE.run_views(conv, &Serial, x, residual, y))
+    };
+    for first in common::isas() {
+        for then in common::isas() {
+            let conv = CASE.build(&tensors, *first).unwrap();
+            let before = run(&conv);
+            assert_same(&run(&conv.with_isa(*then).unwrap()), &before, format_args!("{first}, then {then}"));
+        }
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""Compares layers with NumPy's matrix product in f64, through ctypes.
+"""Compares layers with NumPy's matrix product in f64, through ctypes, and every ISA with the others, bit for bit.
 
 How far may they be apart? An output is K fused multiply-adds in f32, each rounded once, so with u = 2^-24 it is within
 K u / (1 - K u) times the sum of the magnitudes, |bias| + sum of |x| |w|, of the true value; the residual adds one more
@@ -15,6 +15,7 @@ import numpy as np
 F32 = ctypes.POINTER(ctypes.c_float)
 SIZE = ctypes.c_size_t
 IDENTITY, RELU, CLAMP, SIGMOID, TANH = range(5)
+AUTO, SCALAR = range(2)
 
 
 class Desc(ctypes.Structure):
@@ -45,8 +46,8 @@ def view(array):
     return Nhwc(array.ctypes.data_as(F32), *array.shape, *strides)
 
 
-def convolve(x, weights, bias, residual, y, stride, activation, pool):
-    desc = Desc(ctypes.sizeof(Desc), x.shape[3], len(weights), 1, stride, stride, activation, -0.5, 1.5)
+def convolve(x, weights, bias, residual, y, stride, activation, pool, isa=AUTO):
+    desc = Desc(ctypes.sizeof(Desc), x.shape[3], len(weights), 1, stride, stride, activation, -0.5, 1.5, isa)
     conv = ctypes.c_void_p()
     check(pw.pw_conv_f32_create(ctypes.byref(desc), weights.ctypes, bias.ctypes, ctypes.byref(conv)))
     added = None if residual is None else ctypes.byref(view(residual))
@@ -79,6 +80,9 @@ LAYERS = [
     (14, 96, 40, 1, TANH, True),
 ]
 
+available, count = (ctypes.c_int32 * 4)(), SIZE()
+check(pw.pw_isa_available(available, SIZE(4), ctypes.byref(count)))
+isas = [isa for isa in available[: count.value] if isa != SCALAR]
 random = np.random.default_rng(1)
 pool = ctypes.c_void_p()
 check(pw.pw_pool_create(SIZE(2), ctypes.byref(pool)))
@@ -91,6 +95,10 @@ for (size, k, f, stride, activation, has_residual), padded in itertools.product(
     y = np.full((2, out, out, f + gap), np.nan, np.float32)
     convolve(x, weights, bias, residual, y[..., :f], stride, activation, pool if padded else None)
     assert np.isnan(y[..., f:]).all(), "written between the pixels"
+    for isa in isas:
+        again = np.full_like(y, np.nan)
+        convolve(x, weights, bias, residual, again[..., :f], stride, activation, None, isa)
+        assert again.tobytes() == y.tobytes(), f"other bits on ISA {isa}"
 
     pixels, w, b = (array.astype(np.float64) for array in (x[:, ::stride, ::stride], weights, bias))
     r = 0.0 if residual is None else residual.astype(np.float64)
