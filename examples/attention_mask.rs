@@ -23,7 +23,6 @@ use std::{
     env,
     f32::consts::TAU,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Instant,
 };
 
@@ -35,9 +34,9 @@ struct Args {
     input: Option<PathBuf>,
     /// Where to write the result, PNG or JPEG
     output: Option<PathBuf>,
-    /// Draws a picture and writes it and the result into this folder [default: the system's for temporary files]
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1, conflicts_with = "input")]
-    sample: Option<Option<PathBuf>>,
+    /// Where to write the picture that is drawn, and its result [default: the system's folder for temporary files]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "input")]
+    sample: Option<PathBuf>,
 }
 
 const FEATURES: usize = 32;
@@ -155,12 +154,13 @@ fn read(path: &Path) -> Result<Rgb32FImage> {
     Ok(ImageReader::open(path)?.with_guessed_format()?.decode()?.into_rgb32f())
 }
 
-fn run(args: Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     let cannot_write = |path: &Path| format!("cannot write {}", path.display());
     let (input, output) = match (args.input, args.output) {
         (Some(input), Some(output)) => (input, output),
         _ => {
-            let folder = args.sample.flatten().unwrap_or_else(env::temp_dir);
+            let folder = args.sample.unwrap_or_else(env::temp_dir);
             let input = folder.join("attention_mask_in.png");
             draw_sample().save(&input).with_context(|| cannot_write(&input))?;
             println!("drawn   {}", input.display());
@@ -186,15 +186,4 @@ fn run(args: Args) -> Result<()> {
         100.0 * skin as f64 / mask.len() as f64
     );
     Ok(())
-}
-
-fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // One line, also where RUST_BACKTRACE is set: what can go wrong here is the caller's to mend.
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
 }

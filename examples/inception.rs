@@ -17,8 +17,12 @@
 //! What heads save are two of three reads of the input: much where its memory is the limit, as in the last line, next to
 //! nothing where multiply-adds are.
 
+#[path = "networks/layers.rs"]
+mod layers;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
+use layers::median;
 use pointwise::{Activation, Head, Nhwc, NhwcMut, PointwiseConv, Pool, Shape, run_heads};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{num::NonZeroUsize, time::Instant};
@@ -114,12 +118,8 @@ impl Module {
             times.push(((middle - start).as_secs_f64(), middle.elapsed().as_secs_f64()));
         }
         ensure!(apart.module == together.module && apart.reduced == together.reduced, "{}: other bits", self.name);
-        let median = |of: fn(&(f64, f64)) -> f64| {
-            let mut all: Vec<f64> = times.iter().map(of).collect();
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        Ok((median(|times| times.0), median(|times| times.1)))
+        let (apart, together) = times.into_iter().unzip();
+        Ok((median(apart), median(together)))
     }
 }
 

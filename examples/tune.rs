@@ -14,7 +14,7 @@ mod layers;
 use anyhow::Result;
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use layers::{Layer, isa_names};
+use layers::{Layer, geometric_mean, isa_names, medians_in_turn};
 use pointwise::{Isa, Nhwc, NhwcMut, PointwiseConv, Serial, Tail, Tile};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{collections::HashSet, iter, time::Instant};
@@ -25,6 +25,9 @@ struct Args {
     /// An ISA of this CPU [default: the best]
     #[arg(long, value_name = "NAME", value_parser = isa_names())]
     isa: Option<Isa>,
+    /// Only this network's shapes
+    #[arg(long, value_name = "NAME")]
+    net: Option<String>,
     /// Random shapes, besides those of the networks
     #[arg(long, value_name = "N", default_value = "500")]
     shapes: usize,
@@ -54,7 +57,7 @@ fn main() -> Result<()> {
         None => Isa::detect()?,
     };
     let of_layer = |&Layer { h, w, k, f, stride, .. }: &Layer| Shape { h, w, k, f, stride };
-    let mut shapes: Vec<Shape> = layers::load(None)?.iter().map(of_layer).collect();
+    let mut shapes: Vec<Shape> = layers::load(args.net.as_deref())?.iter().map(of_layer).collect();
     let mut random = StdRng::seed_from_u64(1);
     shapes.extend((0..args.shapes).map(|_| random_shape(&mut random)));
 
@@ -70,12 +73,12 @@ fn main() -> Result<()> {
         }
         losses.push(loss);
     }
-    let mean = losses.iter().map(|loss| loss.ln_1p()).sum::<f64>() / losses.len() as f64;
+    let mean = geometric_mean(losses.iter().map(|loss| 1.0 + loss)) - 1.0;
     let most = losses.iter().copied().fold(0.0, f64::max);
     println!(
         "{isa}: {} shapes, geometric mean {:.2} % lost, at most {:.1} %",
         losses.len(),
-        mean.exp_m1() * 100.0,
+        mean * 100.0,
         most * 100.0
     );
     Ok(())
@@ -139,22 +142,12 @@ fn compare(isa: Isa, Shape { h, w, k, f, stride }: Shape) -> Result<(f64, String
     };
     let once = seconds(&convs[0].0, 2)?;
     let calls = ((200e-6 / once) as usize).clamp(1, 1000);
-    // In turn, so that a change of the clock meets all.
-    let mut median = |convs: &[&(PointwiseConv, String)], rounds: usize| -> Result<Vec<f64>> {
-        let mut times = vec![vec![]; convs.len()];
-        for _ in 0..rounds {
-            for (times, (conv, _)) in times.iter_mut().zip(convs) {
-                times.push(seconds(conv, calls)?);
-            }
-        }
-        Ok(times.iter_mut().map(|times| *times.select_nth_unstable_by(rounds / 2, f64::total_cmp).1).collect())
-    };
     // All tiles roughly, then the best of them and the plan's choice well.
-    let rough = median(&convs.iter().collect::<Vec<_>>(), 3)?;
+    let rough = medians_in_turn(3, &mut convs, |(conv, _)| seconds(conv, calls))?;
     let mut order: Vec<usize> = (1..convs.len()).collect();
     order.sort_by(|a, b| rough[*a].total_cmp(&rough[*b]));
-    let convs: Vec<_> = iter::once(0).chain(order.into_iter().take(3)).map(|i| &convs[i]).collect();
-    let times = median(&convs, 15)?;
+    let mut convs: Vec<_> = iter::once(0).chain(order.into_iter().take(3)).map(|i| &convs[i]).collect();
+    let times = medians_in_turn(15, &mut convs, |(conv, _)| seconds(conv, calls))?;
     let best = (0..convs.len()).min_by(|a, b| times[*a].total_cmp(&times[*b])).expect("the plan at least");
     let chosen = convs[0].0.plan(shape, &Serial)?.tile;
     Ok((times[0] / times[best] - 1.0, format!("{} x {}", chosen.0, chosen.1), convs[best].1.clone()))

@@ -17,12 +17,12 @@ mod peak;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use layers::Layer;
+use layers::{Layer, geometric_mean, medians_in_turn};
 use pointwise::{Activation, Isa, Nhwc, NhwcMut, PointwiseConv};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rten_gemm::{BiasVector, GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{path::PathBuf, time::Instant};
 use tract_data::prelude::{DatumType, Tensor, tensor0};
 use tract_linalg::{
     BinOp,
@@ -204,27 +204,15 @@ fn time(layer: &Layer, rounds: usize) -> Result<Vec<f64>> {
     // Rounds of about 2 ms: a clock is too coarse for a single short run.
     seconds(&mut runs[0], 2)?;
     let calls = (2e-3 / seconds(&mut runs[0], 2)?).clamp(1.0, 1e5) as u32;
-    let mut times = vec![vec![]; runs.len()];
-    for _ in 0..rounds {
-        for (times, run) in times.iter_mut().zip(&mut runs) {
-            // Once before: what the last one left in the caches is not its own.
-            seconds(run, 1)?;
-            times.push(seconds(run, calls)?);
-        }
-    }
-    Ok(times.iter_mut().map(|times| *times.select_nth_unstable_by(rounds / 2, f64::total_cmp).1).collect())
+    medians_in_turn(rounds, &mut runs, |run| {
+        // Once before: what the last one left in the caches is not its own.
+        seconds(run, 1)?;
+        seconds(run, calls)
+    })
 }
 
-fn geometric_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len() as f64;
-    (values.map(f64::ln).sum::<f64>() / count).exp()
-}
-
-fn main() -> ExitCode {
-    layers::exit_code(compare(Args::parse()))
-}
-
-fn compare(args: Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     ensure!(args.rounds > 0, "--rounds: expected 1 or more, got 0");
     // rten-gemm takes its threads from rayon, and the caller shall be the only one.
     rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global()?;

@@ -11,7 +11,6 @@ use std::{
     fmt,
     fs::File,
     path::Path,
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -139,7 +138,7 @@ fn median_seconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         run()?;
         runs += 1;
     }
-    let mut rounds = Vec::new();
+    let mut rounds = vec![];
     while rounds.is_empty() || rounds.len() < 15 && start.elapsed() < Duration::from_millis(500) {
         let round = Instant::now();
         for _ in 0..runs {
@@ -147,8 +146,33 @@ fn median_seconds(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         }
         rounds.push(round.elapsed().as_secs_f64() / f64::from(runs));
     }
-    rounds.sort_by(f64::total_cmp);
-    Ok(rounds[rounds.len() / 2])
+    Ok(median(rounds))
+}
+
+/// Of an even number of values, the greater of the two in the middle.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    let middle = values.len() / 2;
+    *values.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+pub fn geometric_mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    (values.map(f64::ln).sum::<f64>() / count).exp()
+}
+
+/// The median of each; they take turns, so that a change of the clock meets all.
+pub fn medians_in_turn<T>(
+    rounds: usize,
+    all: &mut [T],
+    mut seconds: impl FnMut(&mut T) -> Result<f64>,
+) -> Result<Vec<f64>> {
+    let mut times = vec![vec![]; all.len()];
+    for _ in 0..rounds {
+        for (times, one) in times.iter_mut().zip(&mut *all) {
+            times.push(seconds(one)?);
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
 }
 
 /// A file with a line for each layer and ISA: the layer's columns, and these.
@@ -164,16 +188,4 @@ pub fn progress_bar(layers: &[Layer]) -> Result<ProgressBar> {
     Ok(ProgressBar::new(layers.iter().map(|layer| layer.flops() as u64).sum())
         .with_style(ProgressStyle::with_template("{bar:40} {percent:>3} %, {eta} left: {wide_msg}")?)
         .with_finish(ProgressFinish::AndClear))
-}
-
-/// What a program ends with: a failure is one line, also where RUST_BACKTRACE is set, as what can go wrong here is the
-/// caller's to mend.
-pub fn exit_code(result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -11,9 +11,9 @@ mod peak;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use layers::{Layer, isa_names};
+use layers::{Layer, geometric_mean, isa_names};
 use pointwise::{Isa, Pool};
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode};
+use std::{num::NonZeroUsize, path::PathBuf};
 
 /// Runs the 1x1 convolutions of ResNet-50, MobileNetV2, GoogLeNet, NiN and DeepPhys: compares every output with the
 /// reference, bit for bit, and prints how fast they are.
@@ -66,15 +66,16 @@ fn print_table(isa: Isa, threads: usize, figures: &[Figure<'_>]) {
         println!("{name:<12} {ms:>9.3} ms for {count} layers, repeated ones as often as they occur");
     }
     let wide = |figure: &&Figure<'_>| figure.layer.k.min(figure.layer.f).min(figure.layer.output_pixels()) >= 16;
-    let logs: Vec<f64> =
-        figures.iter().filter(wide).map(|figure| figure.percent.ln()).filter(|log| !log.is_nan()).collect();
-    if !logs.is_empty() {
-        let mean = (logs.iter().sum::<f64>() / logs.len() as f64).exp();
-        println!("{mean:.1} % of the peak: geometric mean of the {} layers with K, F and pixels >= 16", logs.len());
+    let percents: Vec<f64> =
+        figures.iter().filter(wide).map(|figure| figure.percent).filter(|percent| !percent.is_nan()).collect();
+    if !percents.is_empty() {
+        let (mean, count) = (geometric_mean(percents.iter().copied()), percents.len());
+        println!("{mean:.1} % of the peak: geometric mean of the {count} layers with K, F and pixels >= 16");
     }
 }
 
-fn run(args: Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     let threads = args.threads.get();
     let pool = Pool::new(threads).context("cannot start the threads")?;
     let isas = if args.isa.is_empty() { Isa::available().iter().rev().copied().collect() } else { args.isa };
@@ -116,8 +117,4 @@ fn run(args: Args) -> Result<()> {
         file.flush()?;
     }
     Ok(())
-}
-
-fn main() -> ExitCode {
-    layers::exit_code(run(Args::parse()))
 }

@@ -30,9 +30,9 @@ mod peak;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use layers::{Layer, isa_names};
+use layers::{Layer, geometric_mean, isa_names};
 use pointwise::{Isa, Pool};
-use std::{fs, num::NonZeroUsize, path::PathBuf, process::ExitCode};
+use std::{fs, num::NonZeroUsize, path::PathBuf};
 
 /// Measures this machine's FMA peak and read bandwidths and the 1x1 convolutions of ResNet-50, MobileNetV2, GoogLeNet,
 /// NiN and DeepPhys, and draws them: roofline.svg, efficiency.svg, the same as PNG, and the figures, layers.csv.
@@ -101,7 +101,8 @@ impl Panel<'_> {
     }
 }
 
-fn run(args: Args) -> Result<()> {
+fn main() -> Result<()> {
+    let args = Args::parse();
     let threads = args.threads.get();
     let pool = Pool::new(threads).context("cannot start the threads")?;
     let isas = match (args.isa, Isa::available()) {
@@ -139,8 +140,8 @@ fn run(args: Args) -> Result<()> {
             print!(", {name} {} GB/s", draw::figure(*bandwidth));
         }
         let points = panel.sorted();
-        let mean = points.iter().map(|(_, percent)| percent.ln()).sum::<f64>() / points.len() as f64;
-        println!("\n{:.1} % of what is attainable: geometric mean of {} layers", mean.exp(), points.len());
+        let mean = geometric_mean(points.iter().map(|(_, percent)| *percent));
+        println!("\n{mean:.1} % of what is attainable: geometric mean of {} layers", points.len());
         for point in &panel.points {
             let Point { layer, seconds, bandwidth } = point;
             let (attainable, percent) = (point.attainable(panel.peak), point.percent(panel.peak));
@@ -153,8 +154,4 @@ fn run(args: Args) -> Result<()> {
     draw::save(&draw::efficiency(&panels), &args.out.join("efficiency"))?;
     println!("written to {}", args.out.display());
     Ok(())
-}
-
-fn main() -> ExitCode {
-    layers::exit_code(run(Args::parse()))
 }
