@@ -46,15 +46,15 @@
 /// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
 #define PW_PACKED_COPY 1
 
-/// Of `pw_conv_f32_create_packed`: only the header is checked, and the time does not depend on the size. Where the other
-/// bytes are damaged, outputs are wrong.
+/// Of `pw_conv_f32_create_packed`: only the header is checked, and the others are not read, but for a copy. Where the
+/// other bytes are damaged, outputs are wrong.
 #define PW_PACKED_HEADER_ONLY 2
 
 /// What a call came to. Where it is not `PW_OK`, `pw_last_error` says why.
 typedef enum pw_status {
     /// Success.
     PW_OK = 0,
-    /// An argument is null, misaligned, out of range, or does not fit the others.
+    /// An argument is null, misaligned, out of range, or does not fit the others; or a `pw_executor` has called nothing.
     PW_INVALID_ARGUMENT = 1,
     /// The CPU has not the ISA that was asked for.
     PW_UNAVAILABLE = 2,
@@ -290,11 +290,12 @@ enum pw_status pw_conv_output_shape(const struct pw_conv *conv, const size_t *in
 /// the same data, shape and strides: then what stands there is added, and overwritten. Else `input` and `residual` are only
 /// read, and may share memory; `output` may not share with them: from the first to the last value of each view, also where
 /// those in between belong to nobody. `pool` may be null: the calling thread does all the work. On failure
-/// nothing has been written, unless a pool of `pw_pool_create_with` left out tasks.
+/// nothing has been written, but where it is PW_INTERNAL.
 ///
 /// # Safety
-/// Each pointer is null or points to what its type says; the views' data to all values that shape and strides span,
-/// which no other thread writes (`output`: nor reads) meanwhile.
+/// Each pointer is null or points to what its type says; the views' data to all values that shape and strides span.
+/// Meanwhile no other thread writes those of `input` and `residual`, nor reads or writes the values of `output`'s pixels:
+/// what lies between them, such as other channels of the same tensor, is not touched.
 enum pw_status pw_conv_f32_run(const struct pw_conv *conv,
                                const struct pw_nhwc_f32 *input,
                                const struct pw_nhwc_f32 *residual,
@@ -306,7 +307,8 @@ enum pw_status pw_conv_f32_run(const struct pw_conv *conv,
 /// neighbours share a pass, where their strides are equal and the rows of their outputs lie alike: one behind the other, or
 /// with gaps.
 ///
-/// What is said there holds for each head, but that two lists of the heads are allocated. Their outputs may not share values
+/// What is said there holds for each head, but that two lists of the heads are allocated, and that a `pw_executor` which
+/// calls nothing may do so when some heads have been written. Their outputs may not share values
 /// with each other, nor with a residual of another, but they may lie side by side: views of different channels of one tensor,
 /// with equal strides. Every two heads are compared for that.
 ///

@@ -202,7 +202,7 @@ static void test_errors(void) {
     CHECK(pw_heads_f32_run(&input, heads, 2, NULL) == PW_OK);
     CHECK(!memcmp(both, plain, sizeof plain) && !memcmp(both + 2, plain, sizeof plain));
     heads[1].output = &left;
-    FAILS(PW_INVALID_ARGUMENT, "output: expected memory apart", pw_heads_f32_run(&input, heads, 2, NULL));
+    FAILS(PW_INVALID_ARGUMENT, "head 0: output: expected memory apart", pw_heads_f32_run(&input, heads, 2, NULL));
 
     char text[16];
     size_t length = 0;
