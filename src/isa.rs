@@ -249,8 +249,8 @@ cfg_if::cfg_if! {
 
 /// The ISA asked for, where the CPU has it.
 pub(crate) fn force(isa: Isa) -> Result<(Token, IsaChoice), Error> {
-    let token =
-        Token::new(isa).ok_or(Error::IsaUnavailable { requested: isa, available: IsaList(Isa::available()) })?;
+    let token = Token::new(isa)
+        .ok_or_else(|| Error::IsaUnavailable { requested: isa, available: IsaList(Isa::available()) })?;
     Ok((token, IsaChoice::Forced))
 }
 

@@ -45,7 +45,7 @@ impl PackedSizes {
             rows.checked_mul(size_of::<Row>()).filter(|bytes| *bytes <= isize::MAX as usize)?;
             Some(Self { panel, group_panels, panel_rows, rows })
         };
-        sizes().ok_or(out_of_memory([in_channels, out_channels, groups]))
+        sizes().ok_or_else(|| out_of_memory([in_channels, out_channels, groups]))
     }
 }
 

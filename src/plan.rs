@@ -932,8 +932,41 @@ pub(crate) fn explain(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::Scalar;
+    use crate::{
+        Nhwc, NhwcMut, PointwiseConv,
+        kernel::{AS_IF_INTEL, Scalar},
+    };
     use alloc::vec;
+
+    /// Calls `check(simd, token)` for each ISA, as it is planned for on Intel's CPUs and on others.
+    macro_rules! on_every_isa {
+        ($check:expr) => {
+            for intel in [false, true] {
+                AS_IF_INTEL.set(Some(intel));
+                for isa in Isa::available() {
+                    let token = Token::new(*isa).unwrap();
+                    with_lanes!(token, simd => $check(simd, token));
+                }
+            }
+        };
+    }
+
+    #[test]
+    fn every_plan_gives_the_same_bits() {
+        for (pixels, k, f) in [(1, 300, 100), (7, 64, 10), (49, 50, 24), (200, 16, 70), (200, 480, 16), (324, 64, 1)] {
+            let weights: Vec<f32> = (0..k * f).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let x: Vec<f32> = (0..pixels * k).map(|i| (i * 53 % 97) as f32 / 48.0 - 1.0).collect();
+            let run = |isa| {
+                let conv = PointwiseConv::builder(k, f).isa(isa).build(&weights).unwrap();
+                let mut y = vec![f32::NAN; pixels * f];
+                let out = NhwcMut::new(&mut y, [1, 1, pixels, f]).unwrap();
+                conv.run(Nhwc::new(&x, [1, 1, pixels, k]).unwrap(), out).unwrap();
+                y
+            };
+            let expected = run(Isa::Scalar);
+            on_every_isa!(|_, token: Token| assert!(run(token.isa()) == expected, "{token:?}: {pixels}x{k}>{f}"));
+        }
+    }
 
     /// Every output value is in one tile of one task, for all sorts of shapes, and it is that tile which is drawn.
     #[test]
@@ -994,10 +1027,7 @@ mod tests {
                 }
             }
         }
-        for isa in Isa::available() {
-            let token = Token::new(*isa).unwrap();
-            with_lanes!(token, simd => check(simd, token));
-        }
+        on_every_isa!(check);
     }
 
     /// No task covers more than a plan says, one covers as many pixels, one as many channels, and one has such a tile.
@@ -1117,6 +1147,7 @@ mod tests {
         }
         fn check<L: Lanes>(_: L, token: Token) {
             let (isa, tuning) = (token.isa(), tuning::<L>(token.isa()));
+            assert!(tuning.accumulators.iter().all(|most| *most <= ANY), "a memo holds them");
             // Where a vector is less than a panel, the plan takes a last chunk that is not full for a full one.
             let sizes = [1, 3, 16, 19, 24, 32, 36, 48, 64, 72, 80, 128];
             for f in sizes.into_iter().filter(|f: &usize| L::LANES == PANEL || f.is_multiple_of(PANEL)) {
@@ -1155,10 +1186,7 @@ mod tests {
                 }
             }
         }
-        for isa in Isa::available() {
-            let token = Token::new(*isa).unwrap();
-            with_lanes!(token, simd => check(simd, token));
-        }
+        on_every_isa!(check);
     }
 
     #[test]

@@ -30,9 +30,12 @@ pub(crate) fn span(what: &'static str, shape: Shape, strides: Strides) -> Result
         .iter()
         .zip(strides)
         .try_fold(0usize, |sum, (size, stride)| (size - 1).checked_mul(stride).and_then(|step| sum.checked_add(step)));
-    last.and_then(|last| last.checked_add(shape[3]))
-        .filter(|span| *span <= isize::MAX as usize / size_of::<f32>())
-        .ok_or(Error::TooLarge { what, shape, strides })
+    let span = last.and_then(|last| last.checked_add(shape[3]));
+    match span.filter(|span| *span <= isize::MAX as usize / size_of::<f32>()) {
+        Some(span) => Ok(span),
+        // Not made where there is none: to drop it is a call.
+        None => Err(Error::TooLarge { what, shape, strides }),
+    }
 }
 
 /// A tensor that is read.
