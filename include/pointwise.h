@@ -46,8 +46,8 @@
 /// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
 #define PW_PACKED_COPY 1
 
-/// Of `pw_conv_f32_create_packed`: only the header is checked, and the others are not read, but for a copy. Where the
-/// other bytes are damaged, outputs are wrong.
+/// Of `pw_conv_f32_create_packed`: only the header is checked. The other bytes are read for a copy alone; where they are
+/// damaged, outputs are wrong.
 #define PW_PACKED_HEADER_ONLY 2
 
 /// What a call came to. Where it is not `PW_OK`, `pw_last_error` says why.

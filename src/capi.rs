@@ -206,8 +206,8 @@ impl From<Isa> for pw_isa {
 
 /// Of `pw_conv_f32_create_packed`: the bytes are copied, so that they may lie anywhere and need not stay.
 pub const PW_PACKED_COPY: u32 = 1;
-/// Of `pw_conv_f32_create_packed`: only the header is checked, and the others are not read, but for a copy. Where the
-/// other bytes are damaged, outputs are wrong.
+/// Of `pw_conv_f32_create_packed`: only the header is checked. The other bytes are read for a copy alone; where they are
+/// damaged, outputs are wrong.
 pub const PW_PACKED_HEADER_ONLY: u32 = 2;
 
 /// A convolution: packed weights, and all that is decided before an input is seen. It never changes: any number of
@@ -403,8 +403,8 @@ unsafe fn write<T>(what: &str, pointer: *mut T, value: T) -> Result<(), Failure>
 /// The most bytes that a growing struct will ever have; more are no size.
 const LARGEST_STRUCT: usize = 4096;
 
-/// Reads a struct that grows at the end, by whole words, and begins with its size. Fields that the caller's does not have yet are 0,
-/// which stands for a default in each of them; fields that are not known here must be 0. So that none of its bytes is
+/// Reads a struct that grows at the end, by whole words, and begins with its size. Fields that the caller's does not have yet
+/// are 0, which stands for a default in each of them; fields that are not known here must be 0. So that none of its bytes is
 /// undefined, a struct has no padding. The first version's had `least` bytes.
 ///
 /// # Safety

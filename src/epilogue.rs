@@ -29,7 +29,8 @@ use crate::{
 /// The function applied to each output value, after the residual is added.
 ///
 /// A NaN gives a NaN. A zero stays one, with its sign, where the function is 0 at 0, but for a `HardSigmoid` of `beta` 0.
-/// Parameters other than those of `Clamp` must be finite; where one is 0 and multiplies `x`, an infinite `x` gives what IEEE 754 says: NaN.
+/// Parameters other than those of `Clamp` must be finite; where one is 0 and multiplies `x`, an infinite `x` gives what IEEE 754
+/// says: NaN.
 ///
 /// The errors are the greatest over all inputs, in ulp. They hold where the true result is denormal, too.
 ///

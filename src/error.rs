@@ -82,7 +82,6 @@ pub enum Error {
         /// Which of the heads, counted from 0.
         index: usize,
         /// What is wrong with it.
-        #[source]
         error: Box<Error>,
     },
     /// A view cannot be split behind more channels than it has.
