@@ -274,6 +274,8 @@ pub(crate) struct Schedule {
     line_blocks: usize,
     pixels: usize,
     pixel_blocks: usize,
+    /// Blocks of pixels are multiples of this, but for the first.
+    tile_rows: usize,
 }
 
 /// How the output channels of a convolution are cut: each group's into chunks, each computed by one kernel. Some panels by
@@ -302,6 +304,8 @@ pub(crate) struct Cut {
     /// No tile should have more pixels, or more accumulators.
     most_rows: usize,
     most_accumulators: usize,
+    /// The most pixels of a tile, where there may be several blocks.
+    tile_rows: usize,
 }
 
 /// What is chosen for a number of pixels.
@@ -401,6 +405,7 @@ impl Schedule {
             line_blocks: divide_up(count, divide(block, pixels).0.max(1)),
             pixels,
             pixel_blocks: divide_up(pixels, block),
+            tile_rows: 1,
         };
         if threads > 1 {
             let of_a_pixel = |cut: &Cut| cut.in_channels.saturating_mul(cut.out_channels * cut.groups);
@@ -411,6 +416,12 @@ impl Schedule {
         if schedule.threads > 1 {
             schedule.spread();
             schedule.threads = schedule.threads.min(schedule.tasks());
+        } else if schedule.pixel_blocks > 1 {
+            // Full tiles, for each reads all panels: 196 pixels of 1024 to 256 or 512 channels take 2 % less time on an Intel core
+            // with 1 MiB of L2. Threads are better off with as many pixels each.
+            schedule.pixel_blocks = schedule.pixel_blocks.min(divide(pixels, least).0.max(1));
+            let rows = cuts.map(|cut| cut.tile_rows).max().unwrap_or(1);
+            schedule.tile_rows = if divide_up(pixels, rows) < schedule.pixel_blocks { 1 } else { rows };
         }
         schedule
     }
@@ -463,14 +474,25 @@ impl Schedule {
         Block {
             chunks: part(self.all_chunks, self.chunk_blocks, chunk_block),
             lines: part(self.lines, self.line_blocks, line_block),
-            pixels: part(self.pixels, self.pixel_blocks, pixel_block),
+            pixels: {
+                let (tiles, missing) = self.tiles();
+                let tiles = part(tiles, self.pixel_blocks, pixel_block);
+                (tiles.start * self.tile_rows).saturating_sub(missing)..tiles.end * self.tile_rows - missing
+            },
         }
+    }
+
+    /// Of a line, and how many pixels its first one has less than the others.
+    fn tiles(&self) -> (usize, usize) {
+        let tiles = divide_up(self.pixels, self.tile_rows);
+        (tiles, tiles * self.tile_rows - self.pixels)
     }
 
     /// The task whose block has this chunk of this pixel of a line.
     fn task_of(&self, chunk: usize, line: usize, pixel: usize) -> usize {
         let line_block = part_of(self.lines, self.line_blocks, line);
-        let pixel_block = part_of(self.pixels, self.pixel_blocks, pixel);
+        let (tiles, missing) = self.tiles();
+        let pixel_block = part_of(tiles, self.pixel_blocks, (pixel + missing) / self.tile_rows);
         let chunk_block = part_of(self.all_chunks, self.chunk_blocks, chunk);
         (line_block * self.pixel_blocks + pixel_block) * self.chunk_blocks + chunk_block
     }
@@ -559,7 +581,7 @@ impl Cut {
         } else {
             1
         };
-        Self {
+        let mut cut = Self {
             in_channels: k,
             out_channels: f,
             groups,
@@ -574,7 +596,12 @@ impl Cut {
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,
             most_accumulators,
+            tile_rows: 1,
+        };
+        if pixels > ROWS_OF_A_SET && cut.chunks() > 0 {
+            cut.tile_rows = cut.tile_rows::<L>(&cut.chunk(0));
         }
+        cut
     }
 
     /// Output channels that have to stay in the L2 cache with a block's pixels: those of a tile; or all, where tiles run across
@@ -628,20 +655,23 @@ impl Cut {
     /// `(MR, tiles)` for a chunk's tiles down `pixels` pixels: as few tiles as can be, as equal as can be. The narrow kernel,
     /// which sees to that itself, takes a vector of pixels at a time.
     pub fn split<L: Lanes>(&self, chunk: &Chunk, pixels: usize) -> [(usize, usize); 2] {
+        if chunk.kernel == Kernel::Narrow {
+            let (tiles, rest) = divide(pixels, L::LANES);
+            return [(L::LANES, tiles), (rest, rest.min(1))];
+        }
+        split(self.tile_rows::<L>(chunk), pixels)
+    }
+
+    /// The most pixels of a chunk's tiles.
+    fn tile_rows<L: Lanes>(&self, chunk: &Chunk) -> usize {
         let halves = match chunk.kernel {
-            Kernel::Narrow => {
-                let (tiles, rest) = divide(pixels, L::LANES);
-                return [(L::LANES, tiles), (rest, rest.min(1))];
-            }
+            Kernel::Narrow => return L::LANES,
             Kernel::HalfTile => 3,
             Kernel::Tile => 2 * chunk.channels.len().div_ceil(L::LANES),
         };
         let kernels = chunk.tiles::<L>();
-        let mut most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
-        if self.side_by_side::<L>(chunk) > 1 {
-            most_rows = most_rows.min(most_across(kernels));
-        }
-        split(most_rows, pixels)
+        let most_rows = rows(kernels, halves, self.most_accumulators).min(self.most_rows);
+        if self.side_by_side::<L>(chunk) > 1 { most_rows.min(most_across(kernels)) } else { most_rows }
     }
 }
 
@@ -1079,7 +1109,7 @@ mod tests {
             let block = one.block(0).lines.len() * one.block(0).pixels.len();
             let bytes = block * (k + f.min(4 * PANEL)) * size_of::<f32>();
             let least = if cut.far_panels { FAR_PANEL_PIXELS } else { 1 };
-            let fits = bytes <= BLOCK_BYTES || block <= least;
+            let fits = bytes <= BLOCK_BYTES || block < 2 * least;
             assert!(fits && (block >= all.min(least)) && (block == all || 2 * bytes > BLOCK_BYTES), "{one:?}");
             for threads in 2..=8 {
                 let schedule = schedule(threads);
@@ -1092,6 +1122,23 @@ mod tests {
                 assert_eq!(blocks, if few_pixels { pixel_blocks(&one) } else { 1 }, "{schedule:?}");
             }
         }
+    }
+
+    #[test]
+    fn blocks_of_one_thread_are_whole_tiles() {
+        fn check<L: Lanes>(_: L, token: Token) {
+            for (pixels, k, f) in [(196, 1040, 256), (196, 1024, 256), (784, 512, 128), (3137, 256, 64), (9000, 64, 1)]
+            {
+                let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]);
+                let Decision { schedule, cut, .. } = Decision::new((token, None), [k, f, 1], &lines, (1, 1));
+                let blocks = || (0..schedule.tasks()).map(|task| schedule.block(task).pixels.len());
+                assert!(!cut.far_panels || blocks().all(|pixels| pixels + cut.tile_rows > FAR_PANEL_PIXELS));
+                let tiles = blocks().map(|pixels| cut.split::<L>(&cut.chunk(0), pixels).map(|(_, tiles)| tiles));
+                assert!(schedule.tasks() > 1);
+                assert_eq!(tiles.flatten().sum::<usize>(), pixels.div_ceil(cut.tile_rows), "{schedule:?}");
+            }
+        }
+        on_every_isa!(check);
     }
 
     #[test]
