@@ -304,8 +304,6 @@ pub(crate) struct Cut {
     /// No tile should have more pixels, or more accumulators.
     most_rows: usize,
     most_accumulators: usize,
-    /// The most pixels of a tile, where there may be several blocks.
-    tile_rows: usize,
 }
 
 /// What is chosen for a number of pixels.
@@ -385,11 +383,12 @@ fn part_of(total: usize, parts: usize, x: usize) -> usize {
 
 impl Schedule {
     /// For convolutions of the same input, and their lines, of which there are some. `work` is what an executor's thread is
-    /// worth waking for.
+    /// worth waking for, `tile_rows` the most pixels of their tiles.
     pub fn new<'a>(
         cuts: impl Iterator<Item = &'a Cut> + Clone,
         lines: &Lines,
         (threads, work): (usize, usize),
+        tile_rows: impl FnOnce() -> usize,
     ) -> Self {
         let (count, pixels) = (lines.count(), lines.line.size);
         // Blocks of pixels that fit in the cache.
@@ -420,8 +419,8 @@ impl Schedule {
             // Full tiles, for each reads all panels: 196 pixels of 1024 to 256 or 512 channels take 2 % less time on an Intel core
             // with 1 MiB of L2. Threads are better off with as many pixels each.
             schedule.pixel_blocks = schedule.pixel_blocks.min(divide(pixels, least).0.max(1));
-            let rows = cuts.map(|cut| cut.tile_rows).max().unwrap_or(1);
-            schedule.tile_rows = if divide_up(pixels, rows) < schedule.pixel_blocks { 1 } else { rows };
+            schedule.tile_rows =
+                Some(tile_rows()).filter(|rows| divide_up(pixels, *rows) >= schedule.pixel_blocks).unwrap_or(1);
         }
         schedule
     }
@@ -474,12 +473,19 @@ impl Schedule {
         Block {
             chunks: part(self.all_chunks, self.chunk_blocks, chunk_block),
             lines: part(self.lines, self.line_blocks, line_block),
-            pixels: {
-                let (tiles, missing) = self.tiles();
-                let tiles = part(tiles, self.pixel_blocks, pixel_block);
-                (tiles.start * self.tile_rows).saturating_sub(missing)..tiles.end * self.tile_rows - missing
+            pixels: match self.tile_rows {
+                1 => part(self.pixels, self.pixel_blocks, pixel_block),
+                _ => self.whole_tiles(pixel_block),
             },
         }
+    }
+
+    /// The pixels of a block. Out of line: a small run has one block, and would feel more code.
+    #[inline(never)]
+    fn whole_tiles(&self, pixel_block: usize) -> Range<usize> {
+        let (tiles, missing) = self.tiles();
+        let tiles = part(tiles, self.pixel_blocks, pixel_block);
+        (tiles.start * self.tile_rows).saturating_sub(missing)..tiles.end * self.tile_rows - missing
     }
 
     /// Of a line, and how many pixels its first one has less than the others.
@@ -581,7 +587,7 @@ impl Cut {
         } else {
             1
         };
-        let mut cut = Self {
+        Self {
             in_channels: k,
             out_channels: f,
             groups,
@@ -596,12 +602,7 @@ impl Cut {
             far_panels: k * f * groups * size_of::<f32>() > NEAR_PANEL_BYTES,
             most_rows,
             most_accumulators,
-            tile_rows: 1,
-        };
-        if pixels > ROWS_OF_A_SET && cut.chunks() > 0 {
-            cut.tile_rows = cut.tile_rows::<L>(&cut.chunk(0));
         }
-        cut
     }
 
     /// Output channels that have to stay in the L2 cache with a block's pixels: those of a tile; or all, where tiles run across
@@ -660,6 +661,14 @@ impl Cut {
             return [(L::LANES, tiles), (rest, rest.min(1))];
         }
         split(self.tile_rows::<L>(chunk), pixels)
+    }
+
+    /// The most pixels of any tile.
+    pub fn most_tile_rows(&self, token: Token) -> usize {
+        fn of_lanes<L: Lanes>(_: L, cut: &Cut) -> usize {
+            if cut.chunks() == 0 { 1 } else { cut.tile_rows::<L>(&cut.chunk(0)) }
+        }
+        with_lanes!(token, simd => of_lanes(simd, self))
     }
 
     /// The most pixels of a chunk's tiles.
@@ -813,7 +822,7 @@ pub(crate) struct Decision {
 impl Decision {
     fn new((token, tile): (Token, Option<Tile>), sizes: [usize; 3], lines: &Lines, threads: (usize, usize)) -> Self {
         let cut = Cut::new((token, tile, &Memo::default()), sizes, lines);
-        let schedule = Schedule::new([&cut].into_iter(), lines, threads);
+        let schedule = Schedule::new([&cut].into_iter(), lines, threads, || cut.most_tile_rows(token));
         Self { token, schedule, cut }
     }
 
@@ -1103,7 +1112,7 @@ mod tests {
             lines.outer[1].size = count;
             let all = count * pixels;
             let cut = Cut::new((Token::Scalar(Scalar), None, &Memo::default()), [k, f, 1], &lines);
-            let schedule = |threads| Schedule::new([&cut].into_iter(), &lines, (threads, 1 << 10));
+            let schedule = |threads| Schedule::new([&cut].into_iter(), &lines, (threads, 1 << 10), || 1);
             let pixel_blocks = |schedule: &Schedule| schedule.line_blocks * schedule.pixel_blocks;
             let one = schedule(1);
             let block = one.block(0).lines.len() * one.block(0).pixels.len();
@@ -1132,10 +1141,12 @@ mod tests {
                 let lines = Lines::dense((1, 1), [1, 1, pixels, k], [1, 1, pixels, f]);
                 let Decision { schedule, cut, .. } = Decision::new((token, None), [k, f, 1], &lines, (1, 1));
                 let blocks = || (0..schedule.tasks()).map(|task| schedule.block(task).pixels.len());
-                assert!(!cut.far_panels || blocks().all(|pixels| pixels + cut.tile_rows > FAR_PANEL_PIXELS));
+                assert!(
+                    !cut.far_panels || blocks().all(|pixels| pixels + cut.most_tile_rows(token) > FAR_PANEL_PIXELS)
+                );
                 let tiles = blocks().map(|pixels| cut.split::<L>(&cut.chunk(0), pixels).map(|(_, tiles)| tiles));
                 assert!(schedule.tasks() > 1);
-                assert_eq!(tiles.flatten().sum::<usize>(), pixels.div_ceil(cut.tile_rows), "{schedule:?}");
+                assert_eq!(tiles.flatten().sum::<usize>(), pixels.div_ceil(cut.most_tile_rows(token)), "{schedule:?}");
             }
         }
         on_every_isa!(check);
@@ -1159,7 +1170,7 @@ mod tests {
             let mut lines = Lines::dense((1, 1), [1, 1, pixels, 64], [1, 1, pixels, f]);
             lines.outer[1].size = count;
             let cut = Cut::new((Token::Scalar(Scalar), None, &Memo::default()), [64, f, 1], &lines);
-            Schedule::new([&cut].into_iter(), &lines, (threads, 1))
+            Schedule::new([&cut].into_iter(), &lines, (threads, 1), || 1)
         };
         // An odd one out does not matter among many: blocks of 512 pixels.
         assert_eq!(schedule(1, 99_999, 64, 8).tasks(), 196);

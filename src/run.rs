@@ -300,7 +300,8 @@ struct Job<'a> {
 fn run_jobs(executor: &(impl Executor + ?Sized), x: &[f32], jobs: &[Job<'_>]) -> Result<(), Error> {
     let Some(first) = jobs.first().filter(|job| job.lines.count() > 0) else { return Ok(()) };
     let threads = (executor.threads(), executor.work_per_thread());
-    let schedule = Schedule::new(jobs.iter().map(|job| job.cut), first.lines, threads);
+    let tile_rows = || jobs.iter().map(|job| job.cut.most_tile_rows(job.conv.token)).max().unwrap_or(1);
+    let schedule = Schedule::new(jobs.iter().map(|job| job.cut), first.lines, threads, tile_rows);
     let task = |task| {
         let block = schedule.block(task);
         // Chunks are numbered through all jobs.
