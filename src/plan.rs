@@ -419,8 +419,8 @@ impl Schedule {
             // Full tiles, for each reads all panels: 196 pixels of 1024 to 256 or 512 channels take 2 % less time on an Intel core
             // with 1 MiB of L2. Threads are better off with as many pixels each.
             schedule.pixel_blocks = schedule.pixel_blocks.min(divide(pixels, least).0.max(1));
-            schedule.tile_rows =
-                Some(tile_rows()).filter(|rows| divide_up(pixels, *rows) >= schedule.pixel_blocks).unwrap_or(1);
+            let rows = tile_rows();
+            schedule.tile_rows = if divide_up(pixels, rows) < schedule.pixel_blocks { 1 } else { rows };
         }
         schedule
     }
