@@ -379,7 +379,7 @@ impl Job<'_> {
                 let strip = strip
                     .prefetching(next_panels)
                     .halving_stores(cut.halves_stores)
-                    .prefetching_input(cut.prefetch_input && first && channels.start == 0);
+                    .prefetching_input(cut.prefetches(&chunk, first));
                 next_panels =
                     next_panels.get(count * block.pixels.len() * conv.in_channels / PANEL..).unwrap_or_default();
                 match chunk.kernel {

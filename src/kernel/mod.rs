@@ -257,7 +257,7 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Whether this CPU is one of Intel's, whose pipes differ from AMD's.
     fn is_intel() -> bool {
         #[cfg(test)]
-        if let Some(intel) = AS_IF_INTEL.get() {
+        if let Some([intel, _]) = AS_IF_INTEL.get() {
             return intel;
         }
         cfg_if::cfg_if! {
@@ -269,14 +269,28 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
             }
         }
     }
+    /// Whether it is one of Intel's before Sapphire Rapids: two of its pipes load or prefetch, of later ones three.
+    fn is_older_intel() -> bool {
+        #[cfg(test)]
+        if let Some([_, older]) = AS_IF_INTEL.get() {
+            return older;
+        }
+        cfg_if::cfg_if! {
+            if #[cfg(any(target_arch = "x86", target_arch = "x86_64"))] {
+                Self::is_intel() && pulp::core_arch::x86::Avx512bf16::try_new().is_none()
+            } else {
+                false
+            }
+        }
+    }
     /// The narrow kernels, for 1, 2, 3 and so on output channels.
     fn narrow() -> &'static [NarrowKernel<Self>];
 }
 
 #[cfg(test)]
 std::thread_local! {
-    /// What [`Lanes::is_intel`] says, in place of the truth: one machine tests the plans of both.
-    pub(crate) static AS_IF_INTEL: core::cell::Cell<Option<bool>> = const { core::cell::Cell::new(None) };
+    /// What [`Lanes::is_intel`] and [`Lanes::is_older_intel`] say, in place of the truth: one machine tests the plans of all.
+    pub(crate) static AS_IF_INTEL: core::cell::Cell<Option<[bool; 2]>> = const { core::cell::Cell::new(None) };
 }
 
 /// Where in two rows the values of two pixels for a channel of [`PANEL`] stand: four channels take a quarter of each row, as

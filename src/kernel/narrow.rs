@@ -138,7 +138,7 @@ unsafe fn groups<L: Lanes, const F: usize, const G: usize>(
     for four in 0..k / 4 {
         // As many values of the next groups as this step works on. Before all else: behind the products, the branch made the
         // compiler spill vectors.
-        if strip.prefetches_input() {
+        if !following.is_null() {
             for line in (0..4 * G * L::LANES).step_by(PANEL) {
                 simd.prefetch(following.wrapping_add(four * 4 * G * L::LANES + line));
             }

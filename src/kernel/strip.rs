@@ -4,7 +4,7 @@
 
 use super::{Channels, PANEL, Row};
 use crate::{epilogue::Epilogue, output::OutputPixels};
-use core::{ops::Range, slice};
+use core::{ops::Range, ptr, slice};
 
 /// Lines of pixels at constant distances: pixel `p` of line `l` starts at `data[l * line_stride + p * stride]`.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +191,7 @@ impl<'a> Strip<'a> {
         Self { next_panels, ..self }
     }
 
-    /// The strip, whose narrow kernel prefetches pixels.
+    /// The strip, whose kernels prefetch pixels.
     pub fn prefetching_input(self, prefetch_input: bool) -> Self {
         Self { prefetch_input, ..self }
     }
@@ -203,10 +203,6 @@ impl<'a> Strip<'a> {
 
     pub fn halves_stores(&self) -> bool {
         self.halves_stores
-    }
-
-    pub fn prefetches_input(&self) -> bool {
-        self.prefetch_input
     }
 
     /// The strip without the first `pixels` pixels of each line, fewer than there are.
@@ -384,14 +380,15 @@ impl<'a> Strip<'a> {
     }
 
     /// What a tile of `rows` pixels should prefetch, as many values as it reads: of the panels that come next, its share, or
-    /// the tile of pixels that follows it; its own place where none follows, or not without gaps between its pixels.
+    /// the tile of pixels that follows it; null where none follows, or not without gaps between its pixels, or the hardware does
+    /// as well.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn ahead(&self, start: Start, rows: usize) -> *const f32 {
         if start.values + rows * self.in_channels <= self.next_panels.len() * PANEL {
             return self.next_panels.as_ptr().cast::<f32>().wrapping_add(start.values);
         }
-        let follows = start.pixel + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
-        if follows { self.step(start.input, rows) } else { start.input }
+        let follows = self.prefetch_input && start.pixel + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
+        if follows { self.step(start.input, rows) } else { ptr::null() }
     }
 
     /// The residual of pixel `m` from a start on, for some output channels, which are counted from there too.

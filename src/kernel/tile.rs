@@ -15,9 +15,9 @@
 //! 2. All sizes inside the k loop are constants or the lengths of fixed-size chunks, so no bounds check is left there.
 //! 3. Each accumulator is pinned after its multiply-add (no instruction, a wall for the compiler's scheduler). Without that
 //!    loads of later steps start early, and the tile no longer fits in the registers.
-//! 4. The next tile's pixels are prefetched. Where they come from memory or a far cache, a hardware prefetcher starts anew for
-//!    each pixel, and a quarter of the time was lost. Not by tiles of one pixel: there is no next one, and its panels are all
-//!    that has to be fetched; a prefetch every four k's took 4 % of the time.
+//! 4. The next tile's pixels are prefetched, where the plan says so. Where they come from memory or a far cache, a hardware
+//!    prefetcher starts anew for each pixel, and a quarter of the time was lost. Not by tiles of one pixel: there is no next one,
+//!    and its panels are all that has to be fetched; a prefetch every four k's took 4 % of the time.
 //! 5. Where few k's go by, stores wait for their cache lines until nothing else goes on. There tiles run across the output
 //!    channels before they go down the pixels, as far as panels stay in L1: their stores follow each other in memory, and the
 //!    hardware fetches the next lines meanwhile. On Sapphire Rapids layers of up to 48 input channels take 10 to 20 % less time
@@ -174,51 +174,58 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     unrolled! { for m in 0..MR, at most 16 {
         unrolled! { for v in 0..NV, at most 4 { acc[m][v] = load::<L, MR, NV, LAST>(simd, panels[v].bias, [m, v]); } }
     }}
-    let ahead = strip.ahead(start, MR);
+    let mut ahead = strip.ahead(start, MR);
     let mut pairs = [[Row([0.0; PANEL]); 2]; MR];
     // Where the pairs of four k's stand among a panel's. Opaque, or the compiler would keep them in registers, and shuffle.
     let place_of_pairs =
         |pairs: &[[Row; 2]; MR], four: usize| opaque!(pairs.as_ptr().cast::<[f32; 2]>().wrapping_add(four % FOURS * 2));
     // SAFETY: it is called with such a place, a pixel and one of the four, and nobody writes to the pairs meanwhile.
     let pair = |place: *const [f32; 2], m, j| unsafe { &*place.wrapping_add(m / 2 * PANEL + pair_at(j) / 2) };
-    for four in 0..k / 4 {
-        if Last::<LAST>::IS_PAIRED && four % FOURS == 0 {
+    let fours = k / 4;
+    let mut end = 0;
+    while end < fours {
+        let first = end;
+        end = if Last::<LAST>::IS_PAIRED { fours.min(first + FOURS) } else { fours };
+        if Last::<LAST>::IS_PAIRED {
             // SAFETY: this function's contract.
-            unsafe { interleave(simd, strip, start, 4 * four, &mut pairs) };
+            unsafe { interleave(simd, strip, start, 4 * first, &mut pairs) };
         }
-        let place = place_of_pairs(&pairs, four);
-        // As many values of the next tile as this step works on.
-        if MR > 1 {
-            for line in (0..4 * MR).step_by(PANEL) {
-                simd.prefetch(ahead.wrapping_add(four * 4 * MR + line));
+        for four in first..end {
+            let place = place_of_pairs(&pairs, four);
+            // As many values of the next tile as this step works on.
+            if MR > 1 && !ahead.is_null() {
+                for line in (0..4 * MR).step_by(PANEL) {
+                    simd.prefetch(ahead.wrapping_add(line));
+                }
+                ahead = opaque!(ahead.wrapping_add(4 * MR));
             }
-        }
-        // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this function's
-        // contract, and `Strip::new` has checked that K values of each are there.
-        let quad = |m: usize| unsafe { &*pixel(&places, m).cast::<[f32; 4]>() };
-        let mut held = [None; MR];
-        unrolled! { for m in 0..MR, at most 16 {
-            if Numbers::<m, QUADS>::LESS {
-                held[m] = Some(simd.quad(quad(m)));
+            // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this function's
+            // contract, and `Strip::new` has checked that K values of each are there.
+            let quad = |m: usize| unsafe { &*pixel(&places, m).cast::<[f32; 4]>() };
+            let mut held = [None; MR];
+            unrolled! { for m in 0..MR, at most 16 {
+                if Numbers::<m, QUADS>::LESS {
+                    held[m] = Some(simd.quad(quad(m)));
+                }
+            }}
+            macro_rules! step {
+                ($j:literal) => {
+                    step::<L, $j, MR, NV, QUADS, LAST, true>(
+                        simd,
+                        &mut acc,
+                        |m| quad(m)[$j],
+                        |m| pair(place, m, $j),
+                        &held,
+                        |v| &panels[v].fours[four][$j],
+                    )
+                };
             }
-        }}
-        macro_rules! step {
-            ($j:literal) => {
-                step::<L, $j, MR, NV, QUADS, LAST, true>(
-                    simd,
-                    &mut acc,
-                    |m| quad(m)[$j],
-                    |m| pair(place, m, $j),
-                    &held,
-                    |v| &panels[v].fours[four][$j],
-                )
-            };
+            step!(0);
+            step!(1);
+            step!(2);
+            step!(3);
+            unrolled! { for m in 0..MR, at most 16 { places[m] = opaque!(places[m].wrapping_add(4)); } }
         }
-        step!(0);
-        step!(1);
-        step!(2);
-        step!(3);
-        unrolled! { for m in 0..MR, at most 16 { places[m] = opaque!(places[m].wrapping_add(4)); } }
     }
     if Last::<LAST>::IS_PAIRED && (1..4).contains(&(k % PANEL)) {
         // SAFETY: this function's contract.
