@@ -225,6 +225,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
             step!(2);
             step!(3);
             unrolled! { for m in 0..MR, at most 16 { places[m] = opaque!(places[m].wrapping_add(4)); } }
+            align_end!();
         }
     }
     if Last::<LAST>::IS_PAIRED && (1..4).contains(&(k % PANEL)) {
