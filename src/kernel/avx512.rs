@@ -93,10 +93,11 @@ impl Lanes for V4 {
 
     #[inline(always)]
     fn store_first_halved(self, vector: __m512, to: &mut [f32]) {
+        // Pinned before and in between, or the compiler would make one store of two neighbouring halves.
+        let vector = self.pin(vector);
         match to.as_chunks_mut::<8>() {
             ([low, high], []) => {
                 *low = must_cast(self.avx512f._mm512_castps512_ps256(vector));
-                // Pinned in between, or the compiler would make one store of both.
                 *high = must_cast(self.avx512dq._mm512_extractf32x8_ps::<1>(self.pin(vector)));
             }
             ([half], []) => *half = must_cast(self.avx512f._mm512_castps512_ps256(vector)),
