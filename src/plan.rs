@@ -111,7 +111,7 @@ const PLAIN: Tuning = Tuning {
 /// 112x112x32 to 16 takes 13 % more, 56x56x96 and 144 to 24 a fifth. From 49 to 12544 pixels of 32 to 2056 channels, what is
 /// faster depends on their ratio. With AVX2 it is the same, by 1 to 3 and 3 to 12 %.
 fn tuning<L: Lanes>(isa: Isa) -> Tuning {
-    let older = |newer| if L::is_older_intel() { Tuning { prefetch_pixels: 10, ..newer } } else { newer };
+    let older = |newer| if L::is_older_intel() { Tuning { prefetch_pixels: 10, interleaved: 260, ..newer } } else { newer };
     match isa {
         Isa::Scalar => Tuning { latency: 4, partial: 0, call: 0, ..PLAIN },
         Isa::Neon => Tuning { group: 40, channel: 4, ..PLAIN },
