@@ -37,10 +37,10 @@ macro_rules! opaque {
     }};
 }
 
-/// The end of a k loop's body: its counters and jumps, up to 25 bytes, lie within 32 bytes that begin at a multiple of 32, if
-/// need be behind instructions that do nothing. Intel's cores from Skylake to Cascade Lake do not keep 32 bytes decoded in which
-/// a jump touches the end, and then decode the whole loop anew each time: a tile of 6 x 64 takes a fifth longer so. Where a
-/// compiler happens to put a loop, in three of ten it did.
+/// Where the end of a k loop begins: its counters and jumps, up to 25 bytes, lie within 32 bytes that begin at a multiple of 32,
+/// if need be behind instructions that do nothing. Intel's cores from Skylake to Cascade Lake do not keep 32 bytes decoded in
+/// which a jump touches the end, and then decode the whole loop anew each time: a tile of 6 x 64 takes a fifth longer so. By
+/// chance, three of ten loops did.
 macro_rules! align_end {
     () => {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

@@ -181,6 +181,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
         |pairs: &[[Row; 2]; MR], four: usize| opaque!(pairs.as_ptr().cast::<[f32; 2]>().wrapping_add(four % FOURS * 2));
     // SAFETY: it is called with such a place, a pixel and one of the four, and nobody writes to the pairs meanwhile.
     let pair = |place: *const [f32; 2], m, j| unsafe { &*place.wrapping_add(m / 2 * PANEL + pair_at(j) / 2) };
+    // All at once, but for interleaved pixels.
     let fours = k / 4;
     let mut end = 0;
     while end < fours {
@@ -199,8 +200,8 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
                 }
                 ahead = opaque!(ahead.wrapping_add(4 * MR));
             }
-            // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this function's
-            // contract, and `Strip::new` has checked that K values of each are there.
+            // SAFETY: the places are those of one of K / 4 quads of each pixel, the `MR` pixels are inside the line, by this
+            // function's contract, and `Strip::new` has checked that K values of each are there.
             let quad = |m: usize| unsafe { &*pixel(&places, m).cast::<[f32; 4]>() };
             let mut held = [None; MR];
             unrolled! { for m in 0..MR, at most 16 {
