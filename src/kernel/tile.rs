@@ -186,8 +186,9 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let mut end = 0;
     while end < fours {
         let first = end;
-        end = if Last::<LAST>::IS_PAIRED { fours.min(first + FOURS) } else { fours };
+        end = fours;
         if Last::<LAST>::IS_PAIRED {
+            end = end.min(first + FOURS);
             // SAFETY: this function's contract.
             unsafe { interleave(simd, strip, start, 4 * first, &mut pairs) };
         }
