@@ -753,8 +753,8 @@ fn rows<L>(tiles: &[TileKernel<L>], halves: usize, most_accumulators: usize) -> 
 }
 
 /// The most pixels of one of these tiles that runs across the output channels.
-fn most_across<L>(tiles: &[TileKernel<L>]) -> usize {
-    tiles.partition_point(|tile| tile.across.is_some())
+fn most_across<L: Lanes>(tiles: &[TileKernel<L>]) -> usize {
+    tiles.partition_point(TileKernel::runs_across)
 }
 
 /// The cheapest cut.

@@ -5,7 +5,7 @@ use crate::{
     environment::in_default,
     epilogue::Epilogue,
     isa::with_lanes,
-    kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip, TileKernel},
+    kernel::{Lanes, PANEL, Pixels, Residual, Row, Strip},
     output::{OutputPixels, OutputValues},
     plan::{Block, Chunk, Cut, Kernel, Schedule},
     view::Lines,
@@ -397,16 +397,12 @@ fn run_tiles<L: Lanes>(simd: L, cut: &Cut, chunk: &Chunk, strip: &Strip<'_>) {
     let (kernels, width) = (chunk.tiles::<L>(), chunk.channels.len());
     let [(mr, tiles), (last_mr, last_tiles)] = cut.split::<L>(chunk, strip.pixels());
     let run = |strip: &Strip<'_>| {
-        let kernel = |mr: usize| {
-            let TileKernel { run, across, .. } = &kernels[mr - 1];
-            if strip.out_channels() > width { across.unwrap_or(*run) } else { *run }
-        };
-        kernel(mr)(simd, strip, tiles);
+        kernels[mr - 1].run(simd, strip, tiles);
         if last_tiles > 0 {
-            kernel(last_mr)(simd, &strip.skip(mr * tiles), last_tiles);
+            kernels[last_mr - 1].run(simd, &strip.skip(mr * tiles), last_tiles);
         }
     };
-    let is_one_tile = strip.lines() * strip.pixels() == mr && kernels[mr - 1].across.is_some();
+    let is_one_tile = strip.lines() * strip.pixels() == mr && kernels[mr - 1].runs_across();
     let side_by_side = if is_one_tile { strip.out_channels() } else { cut.side_by_side::<L>(chunk) * width };
     let mut strip = strip;
     let mut rest;

@@ -46,6 +46,11 @@ macro_rules! suite {
             }
 
             #[test]
+            fn many_tiles_are_finished_in_parts() {
+                suite::tested($token, $isa).map(suite::many_tiles);
+            }
+
+            #[test]
             fn tiles_side_by_side_give_it_too() {
                 suite::tested($token, $isa).map(suite::tiles_across);
             }
@@ -388,7 +393,7 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
             for channels in channels.clone() {
                 for k in [0, 1, 3, 4, 6, 11, 16, 18, 37] {
                     for halves_stores in [false, true] {
-                        let run = |strip: &Strip<'_>| (kernel.run)(simd, &strip.halving_stores(halves_stores), 2);
+                        let run = |strip: &Strip<'_>| kernel.run(simd, &strip.halving_stores(halves_stores), 2);
                         check_strip::<L>(2 * mr, k, channels, variant, run, &what);
                     }
                     variant += 1;
@@ -404,14 +409,30 @@ pub(super) fn tiles<L: Lanes>(simd: L) {
     }
 }
 
+/// What follows the sums out of line, for more tiles than stand in a cache at once.
+pub(super) fn many_tiles<L: Lanes>(simd: L) {
+    let sigmoid = ACTIVATIONS.iter().position(|activation| *activation == Activation::Sigmoid).unwrap();
+    for (nv, kernels) in tables::<L>() {
+        for (mr, kernel) in (1..).zip(kernels).filter(|(mr, _)| L::LANES > 1 && mr % 3 == 2) {
+            // Sums in the output, and elsewhere: of a tile that is not full, and where the output holds the residual.
+            for (less, variant) in [(0, sigmoid), (1, sigmoid), (0, sigmoid + 4 * ACTIVATIONS.len())] {
+                let tiles = 300 / mr;
+                let run = |strip: &Strip<'_>| kernel.run(simd, strip, tiles);
+                let what = std::format!("{tiles} tiles of {mr} pixels x {nv} vectors");
+                check_strip::<L>(tiles * mr, 3, nv * L::LANES - less, variant, run, &what);
+            }
+        }
+    }
+}
+
 pub(super) fn tiles_across<L: Lanes>(simd: L) {
     let mut variant = 0;
     for (nv, kernels) in tables::<L>() {
-        for (mr, across) in (1..).zip(kernels).filter_map(|(mr, kernel)| Some((mr, kernel.across?))) {
+        for (mr, kernel) in (1..).zip(kernels).filter(|(_, kernel)| kernel.runs_across()) {
             let what = std::format!("tiles of {mr} pixels x {nv} vectors side by side");
             for channels in [1, 2, 3].into_iter().flat_map(|n| [n * nv * L::LANES, n * nv * L::LANES - 5]) {
                 for k in [0, 1, 4, 11, 18] {
-                    let run = |strip: &Strip<'_>| across(simd, strip, 2);
+                    let run = |strip: &Strip<'_>| kernel.run(simd, strip, 2);
                     check_strip::<L>(2 * mr, k, channels, variant, run, &what);
                     variant += 1;
                 }
@@ -425,26 +446,40 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
     let check = |kernels: &[TileKernel<L>], nv: usize, width: usize| {
         let last_panel = (nv - 1) * L::LANES / PANEL;
         for (mr, kernel) in (1..).zip(kernels) {
-            let refused = |pixels: usize, channels: usize, tiles: usize, expected: &str| {
+            let refused = |[pixels, channels, tiles]: [usize; 3],
+                           activation: Activation,
+                           run: &dyn Fn(&Strip<'_>, usize),
+                           expected: &str| {
                 let mut y = std::vec![0.0; pixels * channels];
                 let input = (Pixels { data: &[], stride: 0, line_stride: 0 }, 0);
                 let panels = std::vec![row(|_| 0.0); last_panel + 2];
                 let output = OutputPixels { values: OutputValues::new(&mut y), stride: channels, line_stride: 0 };
-                let (activation, residual) = (Activation::Identity, ResidualOrder::BeforeActivation);
+                let residual = ResidualOrder::BeforeActivation;
                 let epilogue = Epilogue { activation, residual, scaled: false, channels: &[] };
                 // SAFETY: the buffer is this function's, and one strip's.
                 let strip =
                     unsafe { Strip::new(input, (output, channels), Residual::None, &panels, (1, pixels), epilogue) };
-                let panic = catch_unwind(AssertUnwindSafe(|| (kernel.run)(simd, &strip, tiles))).unwrap_err();
+                let panic = catch_unwind(AssertUnwindSafe(|| run(&strip, tiles))).unwrap_err();
                 assert_eq!(panic.downcast_ref::<&str>(), Some(&expected), "tile of {mr} pixels x {nv} vectors");
             };
-            refused(2 * mr - 1, width, 2, "tiles lie inside a line");
+            // What takes long is another's to finish, who must refuse it too.
+            for activation in [Activation::Identity, Activation::Sigmoid] {
+                let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
+                refused([2 * mr - 1, width, 2], activation, &run, "tiles lie inside a line");
+            }
+            let refused_as_wide = |channels| {
+                let run = |strip: &Strip<'_>, tiles| (kernel.down)(simd, strip, tiles);
+                refused([mr, channels, 1], Activation::Identity, &run, "the strip is as wide as its tiles");
+            };
             if last_panel > 0 {
-                refused(mr, last_panel * PANEL, 1, "every panel has an output channel");
+                refused_as_wide(last_panel * PANEL);
+            }
+            if L::LANES > 1 && mr > 1 && nv > 1 {
+                refused_as_wide(width - 1);
             }
             // Scalar code has one width, and tiles of one pixel go across wider strips.
             if L::LANES > 1 && (mr > 1 || kernel.across.is_none()) {
-                refused(mr, width + 1, 1, "the strip is as wide as a tile");
+                refused_as_wide(width + 1);
             }
         }
     };

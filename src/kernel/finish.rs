@@ -1,11 +1,38 @@
 //! What follows a tile's sums, and their stores: in registers where that is short, or else out of line.
 
-use super::{Lanes, Last, PANEL, Start, Strip};
+use super::{Lanes, Last, PANEL, Row, RunTiles, Start, Strip};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
+    output::{OutputPixels, OutputValues},
 };
 use core::ops::Range;
+
+/// What follows the sums of most strips, as a number that is found once for all tiles.
+pub(super) struct Usual;
+
+impl Usual {
+    const NOTHING: usize = 0;
+    const RELU: usize = 1;
+    /// Something else, or with a residual, or stored by halves.
+    const NEITHER: usize = 2;
+
+    #[inline(always)]
+    pub fn of(strip: &Strip<'_>) -> usize {
+        let is_plain = !strip.has_residual() && !strip.halves_stores();
+        // Opaque, or the compiler would look again at what it was found from.
+        opaque!(match strip.epilogue().activation {
+            Activation::Identity if is_plain => Self::NOTHING,
+            Activation::Relu if is_plain => Self::RELU,
+            _ => Self::NEITHER,
+        })
+    }
+}
+
+/// What calls it, the compiler takes for rare: it keeps in registers what is needed elsewhere. No instruction.
+#[cold]
+#[inline]
+fn rare() {}
 
 /// What follows the sums of a tile's `channels` output channels, and their store: each vector has some. They are a constant, but
 /// for tiles of one vector.
@@ -19,17 +46,9 @@ pub(super) unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: us
     start: Start,
     mut acc: [[L::Vector; NV]; MR],
     channels: usize,
+    usual: usize,
 ) {
     debug_assert!(strip.contains(start, MR) && channels <= strip.out_channels_from(start));
-    if strip.has_residual() {
-        unrolled! { for m in 0..MR, at most 16 {
-            unrolled! { for v in 0..NV, at most 4 {
-                // SAFETY: this function's contract, and there is a residual.
-                let residual = unsafe { strip.residual(start, m, part::<L>(v, channels)) };
-                acc[m][v] = simd.add(simd.load_first(residual), acc[m][v]);
-            }}
-        }}
-    }
     macro_rules! store {
         ($halved:literal, $activation:expr) => {
             // SAFETY: this function's contract.
@@ -42,6 +61,32 @@ pub(super) unsafe fn finish_in_registers<L: Lanes, const MR: usize, const NV: us
                 store!(false, $activation)
             }
         };
+    }
+    match usual {
+        Usual::NOTHING => {
+            return store!(
+                false,
+                #[inline(always)]
+                |x, _| x
+            );
+        }
+        Usual::RELU => {
+            return store!(
+                false,
+                #[inline(always)]
+                |x, _| epilogue::relu(simd, x)
+            );
+        }
+        _ => rare(),
+    }
+    if strip.has_residual() {
+        unrolled! { for m in 0..MR, at most 16 {
+            unrolled! { for v in 0..NV, at most 4 {
+                // SAFETY: this function's contract, and there is a residual.
+                let residual = unsafe { strip.residual(start, m, part::<L>(v, channels)) };
+                acc[m][v] = simd.add(simd.load_first(residual), acc[m][v]);
+            }}
+        }}
     }
     match strip.epilogue().activation {
         Activation::Relu => store!(
@@ -108,28 +153,102 @@ fn part<L: Lanes>(v: usize, channels: usize) -> Range<usize> {
     (v * L::LANES).min(channels)..((v + 1) * L::LANES).min(channels)
 }
 
-/// [`finish_in_registers`] for other tiles that are not full, and for what takes long: out of line, once for all tiles of an ISA,
-/// from sums in memory, `nv` vectors a pixel.
+/// Rows of sums at a time that have no place of their own, as many as a tile has or more.
+pub(super) const SUMS: usize = 28;
+
+/// Rows of sums at a time where they stand in the output: half of an L1 cache.
+const SUMS_IN_OUTPUT: usize = 256;
+
+/// Runs tiles of so many pixels by output channels down each line of a strip that their kernel cannot finish: it stores bare sums,
+/// in the output unless it is to be read or the tiles are not full, and [`finish_rows`] does the rest, for several tiles at once.
+///
+/// On Cascade Lake, layers of 16 to 128 channels take 1 to 5 % less time than where kernels called it for each tile, with AVX2 2 to
+/// 8 %; those with a sigmoid 3 to 6 % less.
+#[inline(never)]
+pub(super) fn run_and_finish<L: Lanes>(
+    simd: L,
+    kernel: RunTiles<L>,
+    [mr, width]: [usize; 2],
+    strip: &Strip<'_>,
+    tiles: usize,
+) {
+    // No division where nothing is to be divided, for a small run.
+    let columns = if strip.out_channels() > width { strip.out_channels().div_ceil(width) } else { 1 };
+    if columns * width == strip.out_channels() && !strip.is_in_place() {
+        run_by_parts(simd, kernel, ([mr, width], columns), strip, tiles, (None, SUMS_IN_OUTPUT));
+    } else {
+        let mut sums = [Row([0.0; PANEL]); SUMS];
+        let sums = OutputValues::new(bytemuck::cast_slice_mut(&mut sums));
+        run_by_parts(simd, kernel, ([mr, width], columns), strip, tiles, (Some(sums), SUMS));
+    }
+}
+
+/// Tiles and columns of them at a time, as many as `rows` rows of sums allow. The sums stand in the output if they have no other
+/// place.
+fn run_by_parts<L: Lanes>(
+    simd: L,
+    kernel: RunTiles<L>,
+    ([mr, width], columns): ([usize; 2], usize),
+    strip: &Strip<'_>,
+    tiles: usize,
+    (sums, rows): (Option<OutputValues<'_>>, usize),
+) {
+    assert!(tiles.checked_mul(mr).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside a line");
+    let panels = width.div_ceil(PANEL);
+    let at_once = if columns.max(tiles) > 1 { rows / (mr * panels) } else { 1 };
+    let columns_at_once = columns.min(at_once);
+    let tiles_at_once = if columns > 1 { (at_once / columns).max(1) } else { at_once };
+    let mut line = strip.start(0, 0);
+    for _ in 0..strip.lines() {
+        let (mut start, mut tiles) = (line, tiles);
+        while tiles > 0 {
+            let now = tiles.min(tiles_at_once);
+            let (pixels, mut at, mut columns) = (now * mr, start, columns);
+            while columns > 0 {
+                let of_part = columns.min(columns_at_once);
+                let channels = of_part * width;
+                let sums = match sums {
+                    Some(values) => OutputPixels { values, stride: of_part * panels * PANEL, line_stride: 0 },
+                    None => strip.output_from(at),
+                };
+                // SAFETY: the sums are this function's own, or outputs of the strip that nobody writes before `finish_rows`; that
+                // the strip has these pixels and channels was asserted, and by the kernel, that there are sums for them.
+                unsafe {
+                    kernel(simd, &strip.bare(at, pixels, channels, sums), now);
+                    finish_rows(simd, strip, at, sums, pixels, channels.min(strip.out_channels_from(at)));
+                }
+                at = strip.beside(at, of_part * panels);
+                columns -= of_part;
+            }
+            start = strip.behind(start, pixels);
+            tiles -= now;
+        }
+        line = strip.next_line(line);
+    }
+}
+
+/// What follows the sums of so many pixels and output channels, which are in memory: out of line, once for all tiles of an ISA.
 ///
 /// # Safety
-/// The strip has the pixels from the start on for which there are sums, and `channels` output channels.
+/// The strip has these pixels and output channels from the start on, and there is a sum for each of them, which nobody else
+/// writes.
 #[inline(never)]
 pub(super) unsafe fn finish_rows<L: Lanes>(
     simd: L,
     strip: &Strip<'_>,
-    [line, pixel, panel]: [usize; 3],
-    sums: &[L::Vector],
-    nv: usize,
+    start: Start,
+    sums: OutputPixels<'_>,
+    pixels: usize,
     channels: usize,
 ) {
-    let start = strip.beside(strip.start(line, pixel), panel);
-    debug_assert!(strip.contains(start, sums.len() / nv) && channels <= strip.out_channels_from(start));
+    debug_assert!(strip.contains(start, pixels));
+    debug_assert!(channels <= strip.out_channels_from(start));
     struct Rows<'a, L: Lanes> {
         simd: L,
         strip: &'a Strip<'a>,
         start: Start,
-        sums: &'a [L::Vector],
-        nv: usize,
+        sums: OutputPixels<'a>,
+        pixels: usize,
         channels: usize,
     }
     impl<L: Lanes> pulp::NullaryFnOnce for Rows<'_, L> {
@@ -145,13 +264,10 @@ pub(super) unsafe fn finish_rows<L: Lanes>(
 
         #[inline(always)]
         fn call(self, activation: impl Fn(L::Vector, L::Vector) -> L::Vector) {
-            let Self { simd, strip, start, sums, nv, channels } = self;
+            let Self { simd, strip, start, sums, pixels, channels } = self;
             let (epilogue, per_panel) = (strip.epilogue(), const { PANEL / L::LANES });
-            for v in 0..nv {
+            for v in 0..channels.div_ceil(L::LANES) {
                 let part = part::<L>(v, channels);
-                if part.is_empty() {
-                    break;
-                }
                 let of_channels = epilogue.of_channels(
                     simd,
                     start.panel + v / per_panel,
@@ -160,12 +276,15 @@ pub(super) unsafe fn finish_rows<L: Lanes>(
                 );
                 macro_rules! down {
                     ($part:expr) => {
-                        for (m, sum) in sums.iter().skip(v).step_by(nv).enumerate() {
+                        for m in 0..pixels {
+                            // SAFETY: the caller's contract; the slice ends with this statement.
+                            let sum = unsafe { sums.values.slice(m * sums.stride + $part.start, $part.len()) };
+                            let sum = simd.load_first(sum);
                             // SAFETY: the caller's contract, and there is a residual.
                             let residual = strip.has_residual().then(|| unsafe { strip.residual(start, m, $part) });
                             let residual = residual.map(|residual| simd.load_first(residual));
                             let residual = (residual, epilogue.residual);
-                            let y = epilogue::finish(simd, *sum, of_channels, residual, &activation);
+                            let y = epilogue::finish(simd, sum, of_channels, residual, &activation);
                             // SAFETY: the caller's contract; the slice ends with this round, and the residual was read.
                             simd.store_first(y, unsafe { strip.output(start, m, $part) });
                         }
@@ -180,5 +299,5 @@ pub(super) unsafe fn finish_rows<L: Lanes>(
             }
         }
     }
-    simd.vectorize(Rows { simd, strip, start, sums, nv, channels });
+    simd.vectorize(Rows { simd, strip, start, sums, pixels, channels });
 }

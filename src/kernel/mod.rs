@@ -320,15 +320,20 @@ fn has_no_half_tiles() -> ! {
 
 /// The kernel of a register tile.
 pub(crate) struct TileKernel<L> {
-    /// Runs so many tiles down each line of a strip.
-    pub run: fn(L, &Strip<'_>, tiles: usize),
+    /// Runs so many tiles down each line of a strip that is as wide as one, and finishes their sums, if that is short or it is of one
+    /// pixel.
+    down: RunTiles<L>,
     /// The same for a strip that is several tiles wide, where there is such a kernel: across them first, then down.
-    pub across: Option<fn(L, &Strip<'_>, tiles: usize)>,
+    across: Option<RunTiles<L>>,
+    /// Pixels and output channels of a tile.
+    size: [usize; 2],
     /// Of how many of its pixels a tile holds quads in registers.
     pub quads: usize,
     /// Whether two pixels' values are interleaved in memory.
     pub paired: bool,
 }
+
+type RunTiles<L> = fn(L, &Strip<'_>, tiles: usize);
 
 /// Runs all of a strip.
 pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);

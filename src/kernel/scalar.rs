@@ -4,6 +4,7 @@
 //! fused multiply-add (x86 without FMA, wasm32): without one it costs more than any tile could save.
 
 use super::{Lanes, NarrowKernel, PANEL, Row, Strip, TileKernel, finish::finish_rows, narrow};
+use crate::output::{OutputPixels, OutputValues};
 
 cfg_if::cfg_if! {
     // Else it would be a call of the C library's function, or of libm's, which round a denormal result twice where the CPU has no
@@ -158,7 +159,7 @@ impl Lanes for Scalar {
     }
 
     fn tiles(_nv: usize, _: bool) -> &'static [TileKernel<Self>] {
-        &[TileKernel { run: kernel, across: None, quads: 0, paired: false }]
+        &[TileKernel { down: kernel, across: None, size: [1, PANEL], quads: 0, paired: false }]
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {
@@ -172,31 +173,33 @@ const PIXELS: usize = 16;
 /// The first `pixels` pixels of each line, one by one.
 fn kernel(simd: Scalar, strip: &Strip<'_>, pixels: usize) {
     assert!(pixels <= strip.pixels(), "tiles lie inside a line");
-    assert!(strip.out_channels() <= PANEL, "the strip is as wide as a tile");
+    assert!(strip.out_channels() <= PANEL, "the strip is as wide as its tiles");
     let mut line = strip.start(0, 0);
     for _ in 0..strip.lines() {
         let mut start = line;
         for first in (0..pixels).step_by(PIXELS) {
-            let mut sums = [[0.0; PANEL]; PIXELS];
+            let first_pixel = start;
+            let mut sums = [Row([0.0; PANEL]); PIXELS];
             let sums = &mut sums[..PIXELS.min(pixels - first)];
             for sums in &mut *sums {
                 // SAFETY: asserted above, and a strip has an output channel.
                 let (x, panel) = unsafe { (strip.input(start, 0), strip.panel(start, 0)) };
-                *sums = panel.bias.0;
+                *sums = *panel.bias;
                 let (of_fours, of_rest) = x.split_at(4 * panel.fours.len());
                 for (x, rows) in [(of_fours, panel.fours.as_flattened()), (of_rest, panel.rest)] {
                     for (x, weights) in x.iter().zip(rows) {
-                        for (sum, weight) in sums.iter_mut().zip(weights.0) {
+                        for (sum, weight) in sums.0.iter_mut().zip(weights.0) {
                             *sum = simd.mul_add(*x, weight, *sum);
                         }
                     }
                 }
                 start = strip.behind(start, 1);
             }
-            // SAFETY: as above.
-            unsafe {
-                finish_rows(simd, strip, [line.line, first, 0], sums.as_flattened(), PANEL, strip.out_channels())
-            };
+            let pixels = sums.len();
+            let values = OutputValues::new(bytemuck::cast_slice_mut(sums));
+            let sums = OutputPixels { values, stride: PANEL, line_stride: 0 };
+            // SAFETY: as above, and the sums are this function's.
+            unsafe { finish_rows(simd, strip, first_pixel, sums, pixels, strip.out_channels()) };
         }
         line = strip.next_line(line);
     }

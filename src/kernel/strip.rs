@@ -3,7 +3,7 @@
 //! tile.
 
 use super::{Channels, PANEL, Row};
-use crate::{epilogue::Epilogue, output::OutputPixels};
+use crate::{Activation, epilogue::Epilogue, output::OutputPixels};
 use core::{ops::Range, ptr, slice};
 
 /// Lines of pixels at constant distances: pixel `p` of line `l` starts at `data[l * line_stride + p * stride]`.
@@ -140,7 +140,8 @@ pub(crate) struct Strip<'a> {
     /// Of each line.
     pixels: usize,
     epilogue: Epilogue<'a>,
-    next_panels: &'a [Row],
+    /// Panels, of which each tile prefetches as many values as it reads.
+    next: &'a [f32],
     prefetch_input: bool,
     halves_stores: bool,
 }
@@ -180,7 +181,7 @@ impl<'a> Strip<'a> {
             lines,
             pixels,
             epilogue,
-            next_panels: &[],
+            next: &[],
             prefetch_input: false,
             halves_stores: false,
         }
@@ -188,7 +189,7 @@ impl<'a> Strip<'a> {
 
     /// The strip, whose tiles prefetch these panels, as long as there are some, in place of pixels.
     pub fn prefetching(self, next_panels: &'a [Row]) -> Self {
-        Self { next_panels, ..self }
+        Self { next: bytemuck::cast_slice(next_panels), ..self }
     }
 
     /// The strip, whose kernels prefetch pixels.
@@ -205,6 +206,50 @@ impl<'a> Strip<'a> {
         self.halves_stores
     }
 
+    /// The strip of some of its pixels and of whole panels, both counted from a start on, whose outputs are the bare sums.
+    ///
+    /// # Safety
+    /// As for [`new`](Self::new).
+    pub(super) unsafe fn bare<'b>(
+        &self,
+        start: Start,
+        pixels: usize,
+        channels: usize,
+        sums: OutputPixels<'b>,
+    ) -> Strip<'b>
+    where
+        'a: 'b,
+    {
+        let inside = self.contains(start, pixels)
+            && channels <= self.out_channels_from(start).next_multiple_of(PANEL)
+            && holds(sums.len(), (0, 1), (sums.stride, pixels), channels);
+        assert!(inside, "a part lies inside its strip, and there is room for its sums");
+        let Epilogue { residual, .. } = self.epilogue;
+        Strip {
+            x: self.x.from(start.line * self.x.line_stride + start.pixel * self.x.stride),
+            y: sums,
+            residual: Residual::None,
+            panels: self.panels.get(start.row..).unwrap_or_default(),
+            out_channels: channels,
+            lines: 1,
+            pixels,
+            epilogue: Epilogue { activation: Activation::Identity, residual, scaled: false, channels: &[] },
+            next: self.next.get(start.values..).unwrap_or_default(),
+            halves_stores: false,
+            ..*self
+        }
+    }
+
+    /// The output from a start on.
+    pub(super) fn output_from(&self, start: Start) -> OutputPixels<'a> {
+        self.y.from(start.output)
+    }
+
+    /// Whether the residual is what the output holds.
+    pub(super) fn is_in_place(&self) -> bool {
+        matches!(self.residual, Residual::Output)
+    }
+
     /// The strip without the first `pixels` pixels of each line, fewer than there are.
     pub fn skip(self, pixels: usize) -> Self {
         assert!(pixels < self.pixels, "a line has a pixel");
@@ -213,7 +258,7 @@ impl<'a> Strip<'a> {
             y: self.y.from(pixels * self.y.stride),
             residual: self.residual.map(|residual| residual.from(pixels * residual.stride)),
             pixels: self.pixels - pixels,
-            next_panels: self.next_panels.get(pixels * self.in_channels / PANEL..).unwrap_or_default(),
+            next: self.next.get(pixels * self.in_channels..).unwrap_or_default(),
             ..self
         }
     }
@@ -228,7 +273,7 @@ impl<'a> Strip<'a> {
         let panels = channels / PANEL;
         let (now, behind) = self.panels.split_at(panels * (self.in_channels + 1));
         let next_panels = if prefetching { &behind[..now.len().min(behind.len())] } else { &[] };
-        let first = Self { panels: now, out_channels: channels, next_panels, ..self };
+        let first = Self { panels: now, out_channels: channels, ..self }.prefetching(next_panels);
         let behind = Self {
             y: self.y.from(channels),
             residual: self.residual.map(|residual| residual.from(channels)),
@@ -271,6 +316,12 @@ impl<'a> Strip<'a> {
     #[inline(always)]
     pub(super) fn channels(&self, start: Start, p: usize) -> Option<&'a Channels> {
         self.epilogue.channels.get(start.panel + p)
+    }
+
+    /// Whether what follows the sum is [short](Epilogue::is_short).
+    #[inline(always)]
+    pub fn is_short(&self) -> bool {
+        self.epilogue.is_short(self.has_residual())
     }
 
     pub fn has_residual(&self) -> bool {
@@ -384,8 +435,8 @@ impl<'a> Strip<'a> {
     /// as well.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn ahead(&self, start: Start, rows: usize) -> *const f32 {
-        if start.values + rows * self.in_channels <= self.next_panels.len() * PANEL {
-            return self.next_panels.as_ptr().cast::<f32>().wrapping_add(start.values);
+        if start.values + rows * self.in_channels <= self.next.len() {
+            return self.next.as_ptr().wrapping_add(start.values);
         }
         let follows = self.prefetch_input && start.pixel + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
         if follows { self.step(start.input, rows) } else { ptr::null() }
@@ -400,13 +451,15 @@ impl<'a> Strip<'a> {
     pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: Range<usize>) -> &'a [f32] {
         debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
         let len = channels.end - channels.start;
+        // Opaque, or the compiler would multiply before it knows whether there is a residual.
+        let (line, first) = (opaque!(start.line), opaque!(start.pixel));
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
             match self.residual {
                 Residual::None => &[],
                 Residual::Of(r) => {
-                    let pixel = start.line * r.line_stride + (start.pixel + m) * r.stride;
+                    let pixel = line * r.line_stride + (first + m) * r.stride;
                     r.get(pixel + start.panel * PANEL + channels.start, len)
                 }
                 Residual::Output => self.y.values.slice(start.output + m * self.y.stride + channels.start, len),

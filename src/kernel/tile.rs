@@ -35,17 +35,21 @@
 //! 8. A tile's addresses are sums from tile to tile, not products of its first pixel. On Intel's cores a product needs a port
 //!    that AVX2's multiply-adds keep busy, and they are older: it waited for the end of the tile before, and the first loads of
 //!    the tile for it. 16 channels to 96 gain a fifth with AVX2.
-//! 9. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
-//!    first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: of three vectors for
-//!    both, even lanes are the first one's, odd lanes the second one's, and each weight stands twice. The two pixels' values are
-//!    interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend takes a
-//!    multiply-add's place, and loads do not, not even those that put every second weight twice.
+//! 9. What stands outside the k loop, few multiply-adds hide: its instructions count. So a tile of several pixels calls nothing, for
+//!    registers would be saved around the call also where none is made: [`run_and_finish`] does what is not done in registers.
+//!    And what follows the sums of most tiles, one comparison finds.
+//! 10. Where the last vector of output channels is at most half full, two pixels may share it. `BLENDED`: its lower half is the
+//!     first one's, its upper half the second one's, and the weights stand in both. `PAIRED`: of three vectors for both, even
+//!     lanes are the first one's, odd lanes the second one's, and each weight stands twice. The two pixels' values are
+//!     interleaved in memory, 16 k's at a time, from where one load broadcasts both: on Intel's cores a blend takes a
+//!     multiply-add's place, and loads do not, not even those that put every second weight twice.
 
 use super::{
     BLENDED, Lanes, Last, Numbers, PAIRED, PANEL, Row, Start, Strip, TileKernel, WHOLE,
-    finish::{finish_in_registers, finish_rows},
+    finish::{SUMS, Usual, finish_in_registers, finish_rows, run_and_finish},
     pair_at,
 };
+use crate::output::{OutputPixels, OutputValues};
 use core::array;
 
 include!(concat!(env!("OUT_DIR"), "/tiles.rs"));
@@ -56,15 +60,40 @@ const FOURS: usize = PANEL / 4;
 impl<L: Lanes> TileKernel<L> {
     /// Of tiles of `MR` pixels by `NV` vectors, the last of them shared or not, which hold quads of `QUADS` of their pixels.
     pub const fn new<const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>() -> Self {
+        const { assert!(MR * width::<L>(NV, LAST).div_ceil(PANEL) <= SUMS) }
         let goes_across = Self::goes_across(MR, NV) && LAST == WHOLE;
         let across = L::run_tiles::<MR, NV, QUADS, LAST, true>;
         Self {
             // Of a single pixel, one kernel does both: it has no next pixel to be fast for.
-            run: if goes_across && MR == 1 { across } else { L::run_tiles::<MR, NV, QUADS, LAST, false> },
+            down: if goes_across && MR == 1 { across } else { L::run_tiles::<MR, NV, QUADS, LAST, false> },
             across: if goes_across { Some(across) } else { None },
+            size: [MR, width::<L>(NV, LAST)],
             quads: QUADS,
             paired: LAST == PAIRED,
         }
+    }
+
+    /// Runs so many tiles down each line of a strip as wide as a tile, or less; where it [`runs_across`](Self::runs_across), also of
+    /// one that is several tiles wide.
+    pub fn run(&self, simd: L, strip: &Strip<'_>, tiles: usize) {
+        let [mr, width] = self.size;
+        let is_wider = strip.out_channels() > width;
+        assert!(!is_wider || self.runs_across(), "the strip is as wide as its tiles");
+        let kernel = if is_wider { self.across.unwrap_or(self.down) } else { self.down };
+        // Of a single pixel, the kernel calls who finishes the rest: its k loop waits for panels, not for registers.
+        let finishes_all = L::LANES == 1 || mr == 1;
+        let finishes_parts = || width == L::LANES && Self::finishes_parts(1);
+        let is_full = || strip.out_channels() == width || strip.out_channels().is_multiple_of(width);
+        if finishes_all || strip.is_short() && (finishes_parts() || is_full()) {
+            kernel(simd, strip, tiles);
+        } else {
+            run_and_finish(simd, kernel, self.size, strip, tiles);
+        }
+    }
+
+    /// Whether there is a kernel for strips that are several tiles wide.
+    pub fn runs_across(&self) -> bool {
+        self.across.is_some()
     }
 
     /// Whether there is a kernel that runs such tiles across the output channels, from one panel to another. Of several pixels
@@ -93,11 +122,11 @@ trait RunTiles: Lanes {
         tiles: usize,
     ) {
         assert!(tiles.checked_mul(MR).is_some_and(|pixels| pixels <= strip.pixels()), "tiles lie inside a line");
-        let last_panel = const { (NV - 1) * Self::LANES / PANEL };
         let width = const { width::<Self>(NV, LAST) };
-        assert!(ACROSS || strip.out_channels() <= width, "the strip is as wide as a tile");
-        let of_last_tile = if ACROSS { (strip.out_channels() - 1) % width + 1 } else { strip.out_channels() };
-        assert!(of_last_tile > last_panel * PANEL, "every panel has an output channel");
+        let before_last = if ACROSS { (strip.out_channels() - 1) / width * width } else { 0 };
+        let is_as_wide = const { least::<Self>(MR, NV, LAST) }..=width;
+        assert!(is_as_wide.contains(&(strip.out_channels() - before_last)), "the strip is as wide as its tiles");
+        debug_assert!(MR == 1 || strip.is_short(), "what follows the sums is short");
         self.vectorize(Down::<Self, MR, NV, QUADS, LAST, ACROSS>(self, strip, tiles));
     }
 }
@@ -122,6 +151,7 @@ impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST:
         // A copy that is never passed out of line: no store of an output can change it, so that it stays in registers.
         let strip = *self.1;
         let side_by_side = if ACROSS { strip.out_channels().div_ceil(const { NV * L::LANES }) } else { 1 };
+        let usual = Usual::of(&strip);
         let mut line = strip.start(0, 0);
         for _ in 0..strip.lines() {
             let mut start = line;
@@ -129,7 +159,7 @@ impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST:
                 let mut at = start;
                 for _ in 0..side_by_side {
                     // SAFETY: asserted in `run_tiles`.
-                    unsafe { tile::<L, MR, NV, QUADS, LAST, ACROSS>(self.0, &strip, self.1, at) };
+                    unsafe { tile::<L, MR, NV, QUADS, LAST>(self.0, &strip, self.1, at, usual) };
                     if ACROSS {
                         at = strip.beside(at, const { NV * L::LANES / PANEL });
                     }
@@ -144,19 +174,19 @@ impl<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST:
 /// `strip` is a copy of `original`.
 ///
 /// # Safety
-/// The strip has `MR` pixels from the start on, and an output channel in each panel of the tile.
+/// The strip has `MR` pixels and the [`least`] output channels of a tile from the start on.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8, const ACROSS: bool>(
+unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, const LAST: u8>(
     simd: L,
     strip: &Strip<'_>,
     original: &Strip<'_>,
     start: Start,
+    usual: usize,
 ) {
     debug_assert!(strip.contains(start, MR));
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
-    debug_assert!(strip.out_channels_from(start) > (NV - 1) / per_panel * PANEL);
     // SAFETY: this function's contract.
     let mut panels = [unsafe { strip.panel(start, 0) }; NV];
     unrolled! { for v in 0..NV, at most 4 {
@@ -262,22 +292,25 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     }}
 
     let all = const { width::<L>(NV, LAST) };
-    let channels = all.min(strip.out_channels_from(start));
-    let is_short = strip.epilogue().is_short(strip.has_residual());
+    let channels = if const { least::<L>(MR, NV, LAST) < width::<L>(NV, LAST) } {
+        all.min(strip.out_channels_from(start))
+    } else {
+        all
+    };
+    let is_short = const { MR > 1 } || strip.is_short();
     if channels == all && is_short {
         // SAFETY: this function's contract.
-        unsafe { finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, all) };
+        unsafe { finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, all, usual) };
     } else if const { TileKernel::<L>::finishes_parts(NV) } && is_short {
+        let channels = channels.min(const { L::LANES - 1 });
         // SAFETY: this function's contract.
-        unsafe {
-            finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, channels.min(const { L::LANES - 1 }))
-        };
-    } else {
-        // A copy, so that the accumulators need not live in memory, and numbers in place of the start, or each tile would write
-        // it there.
-        let (copy, place) = (acc, [start.line, start.pixel, start.panel]);
+        unsafe { finish_in_registers::<L, MR, NV, LAST>(simd, strip, start, acc, channels, usual) };
+    } else if const { MR == 1 } {
+        let mut sums = [Row([0.0; PANEL]); 4];
+        unrolled! { for v in 0..NV, at most 4 { simd.store(acc[0][v], &mut sums[v / per_panel], v % per_panel); } }
+        let values = OutputValues::new(bytemuck::cast_slice_mut(&mut sums));
         // SAFETY: this function's contract.
-        unsafe { finish_rows(simd, original, place, copy.as_flattened(), NV, channels) };
+        unsafe { finish_rows(simd, original, start, OutputPixels { values, stride: 0, line_stride: 0 }, 1, channels) };
     }
 }
 
@@ -323,6 +356,15 @@ fn load<L: Lanes, const MR: usize, const NV: usize, const LAST: u8>(
 /// Output channels of a tile.
 const fn width<L: Lanes>(nv: usize, last: u8) -> usize {
     nv * L::LANES - if last == WHOLE { 0 } else { L::LANES / 2 }
+}
+
+/// The fewest output channels with which a kernel runs such a tile: each of its panels has one.
+const fn least<L: Lanes>(mr: usize, nv: usize, last: u8) -> usize {
+    if mr == 1 || TileKernel::<L>::finishes_parts(nv) {
+        (nv - 1) * L::LANES / PANEL * PANEL + 1
+    } else {
+        width::<L>(nv, last)
+    }
 }
 
 /// Whether the accumulators and weights of a tile leave no register for a pixel's value.
