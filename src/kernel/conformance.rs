@@ -420,6 +420,12 @@ pub(super) fn many_tiles<L: Lanes>(simd: L) {
                 let run = |strip: &Strip<'_>| kernel.run(simd, strip, tiles);
                 let what = std::format!("{tiles} tiles of {mr} pixels x {nv} vectors");
                 check_strip::<L>(tiles * mr, 3, nv * L::LANES - less, variant, run, &what);
+                if kernel.runs_across() {
+                    // Several columns of tiles at once, and not all.
+                    for columns in [3, 12] {
+                        check_strip::<L>(tiles * mr, 3, columns * nv * L::LANES - less, variant, run, &what);
+                    }
+                }
             }
         }
     }
@@ -467,19 +473,28 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
                 let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
                 refused([2 * mr - 1, width, 2], activation, &run, "tiles lie inside a line");
             }
-            let refused_as_wide = |channels| {
-                let run = |strip: &Strip<'_>, tiles| (kernel.down)(simd, strip, tiles);
-                refused([mr, channels, 1], Activation::Identity, &run, "the strip is as wide as its tiles");
+            let down = |strip: &Strip<'_>, tiles| (kernel.down)(simd, strip, tiles);
+            let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
+            let refused_as_wide = |channels, run: &dyn Fn(&Strip<'_>, usize)| {
+                refused([mr, channels, 1], Activation::Identity, run, "the strip is as wide as its tiles");
             };
             if last_panel > 0 {
-                refused_as_wide(last_panel * PANEL);
+                refused_as_wide(last_panel * PANEL, &down);
+                // Who finishes tiles that are not full has no panel for this either.
+                if mr > 1 {
+                    let expected = "a part lies inside its strip, and there is room for its sums";
+                    refused([mr, last_panel * PANEL, 1], Activation::Identity, &run, expected);
+                }
             }
-            if L::LANES > 1 && mr > 1 && nv > 1 {
-                refused_as_wide(width - 1);
+            if L::LANES > 1 && mr > 1 && !TileKernel::<L>::finishes_parts(nv) {
+                refused_as_wide(width - 1, &down);
             }
             // Scalar code has one width, and tiles of one pixel go across wider strips.
             if L::LANES > 1 && (mr > 1 || kernel.across.is_none()) {
-                refused_as_wide(width + 1);
+                refused_as_wide(width + 1, &down);
+                if !kernel.runs_across() {
+                    refused_as_wide(width + 1, &run);
+                }
             }
         }
     };

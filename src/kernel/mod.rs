@@ -327,6 +327,8 @@ pub(crate) struct TileKernel<L> {
     across: Option<RunTiles<L>>,
     /// Pixels and output channels of a tile.
     size: [usize; 2],
+    /// The fewest output channels with which it runs one.
+    least: usize,
     /// Of how many of its pixels a tile holds quads in registers.
     pub quads: usize,
     /// Whether two pixels' values are interleaved in memory.

@@ -159,7 +159,7 @@ impl Lanes for Scalar {
     }
 
     fn tiles(_nv: usize, _: bool) -> &'static [TileKernel<Self>] {
-        &[TileKernel { down: kernel, across: None, size: [1, PANEL], quads: 0, paired: false }]
+        &[TileKernel { down: kernel, across: None, size: [1, PANEL], least: 1, quads: 0, paired: false }]
     }
 
     fn narrow() -> &'static [NarrowKernel<Self>] {

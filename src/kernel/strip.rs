@@ -142,7 +142,8 @@ pub(crate) struct Strip<'a> {
     epilogue: Epilogue<'a>,
     /// Panels, of which each tile prefetches as many values as it reads.
     next: &'a [f32],
-    prefetch_input: bool,
+    /// Up to which of a line's pixels, counted from the strip's first, its kernels prefetch them: 0 for none, or behind its last.
+    prefetched: usize,
     halves_stores: bool,
 }
 
@@ -182,7 +183,7 @@ impl<'a> Strip<'a> {
             pixels,
             epilogue,
             next: &[],
-            prefetch_input: false,
+            prefetched: 0,
             halves_stores: false,
         }
     }
@@ -192,9 +193,10 @@ impl<'a> Strip<'a> {
         Self { next: bytemuck::cast_slice(next_panels), ..self }
     }
 
-    /// The strip, whose kernels prefetch pixels.
-    pub fn prefetching_input(self, prefetch_input: bool) -> Self {
-        Self { prefetch_input, ..self }
+    /// The strip, whose kernels prefetch pixels, if there are no gaps between them.
+    pub fn prefetching_input(self, prefetching: bool) -> Self {
+        let prefetched = if prefetching && self.x.stride == self.in_channels { self.pixels } else { 0 };
+        Self { prefetched, ..self }
     }
 
     /// The strip, whose tiles store a vector by halves where no activation or ReLU follows the sum.
@@ -206,26 +208,17 @@ impl<'a> Strip<'a> {
         self.halves_stores
     }
 
-    /// The strip of some of its pixels and of whole panels, both counted from a start on, whose outputs are the bare sums.
+    /// The strip of some of its pixels and channels, both counted from a start on, whose outputs are the bare sums. Channels may be
+    /// more than the strip has: all of its last panel.
     ///
     /// # Safety
-    /// As for [`new`](Self::new).
-    pub(super) unsafe fn bare<'b>(
-        &self,
-        start: Start,
-        pixels: usize,
-        channels: usize,
-        sums: OutputPixels<'b>,
-    ) -> Strip<'b>
-    where
-        'a: 'b,
-    {
+    /// As for [`new`](Self::new), and the start is one of this strip's.
+    pub(super) unsafe fn bare(&self, start: Start, pixels: usize, channels: usize, sums: OutputPixels<'a>) -> Self {
         let inside = self.contains(start, pixels)
             && channels <= self.out_channels_from(start).next_multiple_of(PANEL)
             && holds(sums.len(), (0, 1), (sums.stride, pixels), channels);
         assert!(inside, "a part lies inside its strip, and there is room for its sums");
-        let Epilogue { residual, .. } = self.epilogue;
-        Strip {
+        Self {
             x: self.x.from(start.line * self.x.line_stride + start.pixel * self.x.stride),
             y: sums,
             residual: Residual::None,
@@ -233,8 +226,9 @@ impl<'a> Strip<'a> {
             out_channels: channels,
             lines: 1,
             pixels,
-            epilogue: Epilogue { activation: Activation::Identity, residual, scaled: false, channels: &[] },
+            epilogue: Epilogue { activation: Activation::Identity, scaled: false, channels: &[], ..self.epilogue },
             next: self.next.get(start.values..).unwrap_or_default(),
+            prefetched: self.prefetched.saturating_sub(start.pixel),
             halves_stores: false,
             ..*self
         }
@@ -258,6 +252,7 @@ impl<'a> Strip<'a> {
             y: self.y.from(pixels * self.y.stride),
             residual: self.residual.map(|residual| residual.from(pixels * residual.stride)),
             pixels: self.pixels - pixels,
+            prefetched: self.prefetched.saturating_sub(pixels),
             next: self.next.get(pixels * self.in_channels..).unwrap_or_default(),
             ..self
         }
@@ -438,7 +433,7 @@ impl<'a> Strip<'a> {
         if start.values + rows * self.in_channels <= self.next.len() {
             return self.next.as_ptr().wrapping_add(start.values);
         }
-        let follows = self.prefetch_input && start.pixel + 2 * rows <= self.pixels && self.x.stride == self.in_channels;
+        let follows = start.pixel + 2 * rows <= self.prefetched;
         if follows { self.step(start.input, rows) } else { ptr::null() }
     }
 
@@ -451,15 +446,13 @@ impl<'a> Strip<'a> {
     pub(super) unsafe fn residual(&self, start: Start, m: usize, channels: Range<usize>) -> &'a [f32] {
         debug_assert!(self.contains(start, m + 1) && channels.end <= self.out_channels_from(start));
         let len = channels.end - channels.start;
-        // Opaque, or the compiler would multiply before it knows whether there is a residual.
-        let (line, first) = (opaque!(start.line), opaque!(start.pixel));
         // SAFETY: this function's contract; `new` has checked that `out_channels` values of all pixels are there, and its
         // caller promised that those of the output are this strip's alone.
         unsafe {
             match self.residual {
                 Residual::None => &[],
                 Residual::Of(r) => {
-                    let pixel = line * r.line_stride + (first + m) * r.stride;
+                    let pixel = start.line * r.line_stride + (start.pixel + m) * r.stride;
                     r.get(pixel + start.panel * PANEL + channels.start, len)
                 }
                 Residual::Output => self.y.values.slice(start.output + m * self.y.stride + channels.start, len),
