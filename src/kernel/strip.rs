@@ -199,7 +199,7 @@ impl<'a> Strip<'a> {
         Self { prefetched, ..self }
     }
 
-    /// The strip, whose tiles store a vector by halves where no activation or ReLU follows the sum.
+    /// The strip, whose tiles store a vector by halves where nothing or a ReLU follows the sum.
     pub fn halving_stores(self, halves_stores: bool) -> Self {
         Self { halves_stores, ..self }
     }
