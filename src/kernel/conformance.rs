@@ -468,13 +468,12 @@ pub(super) fn tiles_outside<L: Lanes>(simd: L) {
                 let panic = catch_unwind(AssertUnwindSafe(|| run(&strip, tiles))).unwrap_err();
                 assert_eq!(panic.downcast_ref::<&str>(), Some(&expected), "tile of {mr} pixels x {nv} vectors");
             };
+            let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
             // What takes long is another's to finish, who must refuse it too.
             for activation in [Activation::Identity, Activation::Sigmoid] {
-                let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
                 refused([2 * mr - 1, width, 2], activation, &run, "tiles lie inside a line");
             }
             let down = |strip: &Strip<'_>, tiles| (kernel.down)(simd, strip, tiles);
-            let run = |strip: &Strip<'_>, tiles| kernel.run(simd, strip, tiles);
             let refused_as_wide = |channels, run: &dyn Fn(&Strip<'_>, usize)| {
                 refused([mr, channels, 1], Activation::Identity, run, "the strip is as wide as its tiles");
             };

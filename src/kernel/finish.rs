@@ -1,6 +1,6 @@
 //! What follows a tile's sums, and their stores: in registers where that is short, or else out of line.
 
-use super::{Lanes, Last, PANEL, Row, RunTiles, Start, Strip};
+use super::{Lanes, Last, PANEL, Row, Start, Strip, StripKernel};
 use crate::{
     Activation,
     epilogue::{self, WithActivation},
@@ -179,7 +179,7 @@ const SUMS_IN_OUTPUT: usize = 256;
 #[inline(never)]
 pub(super) fn run_and_finish<L: Lanes>(
     simd: L,
-    kernel: RunTiles<L>,
+    kernel: StripKernel<L>,
     [mr, width]: [usize; 2],
     strip: &Strip<'_>,
     tiles: usize,
@@ -199,7 +199,7 @@ pub(super) fn run_and_finish<L: Lanes>(
 /// place.
 fn run_by_parts<L: Lanes>(
     simd: L,
-    kernel: RunTiles<L>,
+    kernel: StripKernel<L>,
     ([mr, width], columns): ([usize; 2], usize),
     strip: &Strip<'_>,
     tiles: usize,

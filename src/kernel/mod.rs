@@ -322,9 +322,9 @@ fn has_no_half_tiles() -> ! {
 pub(crate) struct TileKernel<L> {
     /// Runs so many tiles down each line of a strip that is as wide as one, and finishes their sums, if that is short or it is of one
     /// pixel.
-    down: RunTiles<L>,
+    down: StripKernel<L>,
     /// The same for a strip that is several tiles wide, where there is such a kernel: across them first, then down.
-    across: Option<RunTiles<L>>,
+    across: Option<StripKernel<L>>,
     /// Pixels and output channels of a tile.
     size: [usize; 2],
     /// The fewest output channels with which it runs one.
@@ -335,7 +335,8 @@ pub(crate) struct TileKernel<L> {
     pub paired: bool,
 }
 
-type RunTiles<L> = fn(L, &Strip<'_>, tiles: usize);
+/// Runs so many tiles down each line of a strip.
+type StripKernel<L> = fn(L, &Strip<'_>, tiles: usize);
 
 /// Runs all of a strip.
 pub(crate) type NarrowKernel<L> = fn(L, &Strip<'_>);

@@ -190,6 +190,7 @@ unsafe fn tile<L: Lanes, const MR: usize, const NV: usize, const QUADS: usize, c
     let k = strip.in_channels();
     let per_panel = const { PANEL / L::LANES };
 
+    debug_assert!(strip.out_channels_from(start) >= const { least::<L>(MR, NV, LAST) });
     // SAFETY: this function's contract.
     let mut panels = [unsafe { strip.panel(start, 0) }; NV];
     unrolled! { for v in 0..NV, at most 4 {
